@@ -1,0 +1,245 @@
+"""One MAE training step of mixjax against PyTorch, the same sizes, in turns.
+
+    python bench/step.py                     ViT-S/16, 16 images, float32 on the CPU
+    python bench/step.py --model=B --batch=256     on a GPU, bfloat16
+
+Each contender is a process of its own that compiles, warms up, and then waits for its
+turn: round after round, one runs while the others sleep, so that a busy machine slows
+all alike. A step is forward, backward and AdamW on images that are there already.
+PyTorch's contenders are ViTMAEForPreTraining of transformers: eager with the default
+AdamW, eager with the fused one, and torch.compile with the fused one (on a GPU all
+under bfloat16 autocast). Prints images/s (median over rounds), GFLOP/s or MFU from the
+same count of matrix operations for all, and the ratio of mixjax to each.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+SIZES = {  # width, depth, heads, patch
+    "Ti": (192, 12, 3, 16),
+    "S": (384, 12, 6, 16),
+    "B": (768, 12, 12, 16),
+    "L": (1024, 24, 16, 16),
+    "H": (1280, 32, 16, 14),
+}
+CONTENDERS = {
+    "mixjax": "mixjax",
+    "eager": "PyTorch eager, default AdamW",
+    "fused": "PyTorch eager, fused AdamW",
+    "compile": "PyTorch torch.compile, fused AdamW",
+}
+
+
+def mixjax_step(options):
+    """A function that runs one step and returns when it is done."""
+    from mixjax import cpu
+
+    cpu.tune()
+    import jax
+    import jax.numpy as jnp
+    import ml_collections
+
+    from configs import mae_vitb
+    from mixjax import flops, meshes, methods, models, optim, train
+
+    config = mae_vitb.recipe(options.model, SIZES[options.model][3], "")
+    on_cpu = jax.default_backend() == "cpu"
+    config.model.precision = "float32" if on_cpu else "bfloat16"
+    config.batch = options.batch
+    mesh = meshes.make(fsdp=1)
+    clock = optim.Clock(1000, 10)
+    network = models.make(config.model)
+    method = methods.make(config.method, network, total_steps=1000)
+    schedule = optim.make_schedule(config.schedule, batch=4096, clock=clock)
+    shape = (options.batch, *network.geometry.image_size, 3)
+    images = jax.random.normal(jax.random.key(1), shape)
+    batch = {"views": (images,), "index": jnp.arange(options.batch)}
+    example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+    variables = jax.eval_shape(method.init, jax.random.key(0), example)
+    optimizer = optim.make(config.optim, schedule, variables.params)
+    init = train.make_init(method, optimizer, example)
+    state = jax.jit(init)(jax.random.key(0))
+    plain = ml_collections.ConfigDict({"accumulate": 1, "seed": 0})
+    same = lambda batch, resident, rng: batch
+    step = jax.jit(
+        train.make_step(method, optimizer, schedule, same, plain), donate_argnums=0
+    )
+    batch = jax.device_put(batch, meshes.batched(mesh))
+
+    def run():
+        nonlocal state
+        state, metrics = step(state, batch, {})
+        jax.block_until_ready((state, metrics))
+
+    def gradient(variables, batch):
+        first = train.first_state(variables, optimizer)
+        loss = lambda p: method.loss(p, first, batch, jax.random.key(0))[0]
+        return jax.grad(loss)(first.params)
+
+    device = jax.devices()[0]
+    facts = {
+        "work": flops.count(gradient, variables, example),
+        "peak": flops.peak(device),
+        "device": device.device_kind,
+        "versions": f"jax {jax.__version__}",
+    }
+    return run, facts
+
+
+def torch_step(options, kind):
+    """The same for PyTorch; kind is eager, fused or compile."""
+    import torch
+    import transformers
+
+    width, depth, heads, patch = SIZES[options.model]
+    config = transformers.ViTMAEConfig(
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        patch_size=patch,
+        decoder_hidden_size=512,
+        decoder_num_hidden_layers=8,
+        decoder_num_attention_heads=16,
+        decoder_intermediate_size=2048,
+        mask_ratio=0.75,
+        norm_pix_loss=True,
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = transformers.ViTMAEForPreTraining(config).to(device).train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=1e-4,
+        betas=(0.9, 0.95),
+        weight_decay=0.05,
+        fused=None if kind == "eager" else True,
+    )
+    images = torch.randn(options.batch, 3, 224, 224, device=device)
+    if device == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+    forward = torch.compile(model) if kind == "compile" else model
+
+    def run():
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            loss = forward(images).loss
+        loss.backward()
+        optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return run, {"versions": f"torch {torch.__version__}"}
+
+
+def worker(options) -> None:
+    """Prepares one contender, then times a turn for every line on stdin."""
+    name = options.worker
+    make = mixjax_step if name == "mixjax" else lambda o: torch_step(o, name)
+    begin = time.perf_counter()
+    run, facts = make(options)
+    for _ in range(2):
+        run()
+    facts["ready_s"] = time.perf_counter() - begin
+    print("READY " + json.dumps(facts), flush=True)
+    for _ in sys.stdin:
+        begin = time.perf_counter()
+        for _ in range(options.steps):
+            run()
+        seconds = (time.perf_counter() - begin) / options.steps
+        print(f"TIME {seconds}", flush=True)
+
+
+def answer(process, word):
+    """The rest of a worker's next line that begins with `word`; None at its end."""
+    for line in process.stdout:
+        if line.startswith(word):
+            return line[len(word) :].strip()
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", choices=SIZES, default="S")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=1, help="steps a turn")
+    parser.add_argument("--only", default=",".join(CONTENDERS), help="contenders")
+    parser.add_argument("--out", help="write the figures to this JSON file")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        return worker(options)
+
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    env = {**os.environ, "PYTHONPATH": here, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    workers, facts = {}, {}
+    for name in options.only.split(","):
+        command = [sys.executable, __file__, *sys.argv[1:], f"--worker={name}"]
+        workers[name] = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if options.only else None,
+            text=True,
+            env=env,
+        )
+        ready = answer(workers[name], "READY ")
+        if ready is None:
+            print(f"{name} did not start: {workers[name].stderr.read()[-600:]}")
+            del workers[name]
+            continue
+        facts[name] = json.loads(ready)
+    times = {name: [] for name in workers}
+    for _ in range(options.rounds):
+        for name, process in workers.items():
+            process.stdin.write("go\n")
+            process.stdin.flush()
+            times[name].append(float(answer(process, "TIME ")))
+    for process in workers.values():
+        process.stdin.close()
+        process.wait()
+    report(options, times, facts)
+
+
+def report(options, times, facts) -> None:
+    """Prints the table, and writes it where --out says."""
+    median = {name: statistics.median(t) for name, t in times.items()}
+    own = facts.get("mixjax", {})
+    print(
+        f"MAE ViT-{options.model}/{SIZES[options.model][3]}, batch {options.batch}, "
+        f"{options.rounds} rounds of {options.steps} on {own.get('device')}; "
+        + ", ".join(sorted({f["versions"] for f in facts.values()}))
+    )
+    print(f"{'':38}{'img/s':>9}{'ms':>10}{'GFLOP/s':>10}{'MFU':>7}  mixjax is")
+    rows = {}
+    for name, seconds in median.items():
+        rate = own["work"] / seconds if own else 0.0
+        mfu = rate / own["peak"] if own.get("peak") else None
+        ratio = seconds / median["mixjax"] if own else None
+        rows[name] = {
+            "img_per_sec": options.batch / seconds,
+            "ms": 1e3 * seconds,
+            "gflops_per_sec": rate / 1e9,
+            "mfu": mfu,
+            "mixjax_over_this": ratio,
+            "ready_s": facts[name]["ready_s"],
+            "seconds_of_rounds": times[name],
+        }
+        print(
+            f"{CONTENDERS[name]:38}{options.batch / seconds:9.2f}{1e3 * seconds:10.1f}"
+            f"{rate / 1e9:10.0f}{f'{mfu:7.1%}' if mfu else '      -'}"
+            + (f"  {ratio:.2f} x as fast" if ratio and name != "mixjax" else "")
+        )
+    if options.out:
+        found = {"options": vars(options), "facts": facts, "rows": rows}
+        with open(options.out, "w") as file:
+            json.dump(found, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

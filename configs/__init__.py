@@ -1,0 +1,1 @@
+"""One file per recipe; common.py holds what they share."""

@@ -1,0 +1,145 @@
+"""Saving and restoring the training state; no other file names orbax.
+
+A checkpoint is the state and a few notes in JSON: what the log still had to write, and
+how long the metrics file was, so that a restart continues both exactly. Saving runs in
+the background; a checkpoint counts once its commit mark is written.
+"""
+
+import logging
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from mixjax.errors import UsageError
+from mixjax.meshes import path_name
+
+log = logging.getLogger("mixjax")
+FOLDER = "checkpoints"
+
+
+class Checkpoints:
+    """The checkpoints of one workdir.
+
+    One is due every `every` steps and at `last`; the newest `keep` stay, and those at
+    multiples of `keep_every` steps (0: none beyond the newest).
+    """
+
+    def __init__(
+        self, workdir: Path, *, every: int, last: int, keep: int, keep_every: int
+    ):
+        self._every, self._last = every, last
+        self._manager = ocp.CheckpointManager(
+            Path(workdir).absolute() / FOLDER,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                keep_period=keep_every or None,
+                cleanup_tmp_directories=True,
+            ),
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "notes": ocp.JsonCheckpointHandler(),
+            },
+        )
+
+    def latest(self) -> int | None:
+        """The step of the newest complete checkpoint, None in a fresh workdir."""
+        return self._manager.latest_step()
+
+    def due(self, step: int) -> bool:
+        """Whether the state after `step` steps is to be saved."""
+        return step > 0 and (step % self._every == 0 or step == self._last)
+
+    def save(self, step: int, state, notes: dict) -> None:
+        """Starts saving; returns once the state may be donated to the next step.
+
+        A step that is already there stays as it is.
+        """
+        self._manager.wait_until_finished()
+        if step in self._manager.all_steps():
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes)
+            ),
+            force=True,
+        )
+
+    def restore(self, step: int, layout) -> tuple:
+        """(state, notes) of `step`, laid out as `layout`, a tree of shapes + shardings.
+
+        UsageError names the first tensors that do not fit.
+        """
+        there = self._manager.item_metadata(step)["state"].tree
+        compare(shapes_of(there), shapes_of(layout), f"checkpoint {step}")
+        found = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(layout), notes=ocp.args.JsonRestore()
+            ),
+        )
+        return found["state"], found["notes"]
+
+    def close(self) -> None:
+        """Waits until the last save is complete, and lets go of the folder."""
+        self._manager.close()
+
+
+def shapes_of(tree) -> dict[str, tuple]:
+    """Path -> shape of all leaves; empty parts of a tree do not count."""
+    leaves = jax.tree_util.tree_leaves_with_path(
+        tree, is_leaf=lambda x: hasattr(x, "shape")
+    )
+    return {
+        path_name(path): tuple(x.shape) for path, x in leaves if hasattr(x, "shape")
+    }
+
+
+def compare(found: dict, wanted: dict, what: str) -> None:
+    """UsageError if two maps of path -> shape differ; lists the first few."""
+    wrong = [k for k in wanted if k not in found or found[k] != wanted[k]]
+    surplus = [k for k in found if k not in wanted]
+    if wrong or surplus:
+        some = [
+            f"{k} {found.get(k, 'missing')} instead of {wanted[k]}" for k in wrong[:4]
+        ] + [f"{k} {found[k]} too many" for k in surplus[:4]]
+        count = len(wrong) + len(surplus)
+        raise UsageError(f"{what}: {count} tensors do not fit: {'; '.join(some)}.")
+
+
+def warm_start(path: str, params, layout):
+    """`params` with the parts that the newest checkpoint of workdir `path` also has.
+
+    A part (encoder, decoder, ...) is taken whole: UsageError if its tensors differ in
+    name or shape, or if no part is shared. layout: shapes and shardings of `params`.
+    """
+    folder = Path(path).expanduser().absolute() / FOLDER
+    if not folder.is_dir():
+        raise UsageError(f"init_from={path}: {folder} does not exist.")
+    handlers = {"state": ocp.PyTreeCheckpointHandler()}
+    with ocp.CheckpointManager(folder, item_handlers=handlers) as manager:
+        step = manager.latest_step()
+        if step is None:
+            raise UsageError(
+                f"init_from={path}: {folder} holds no complete checkpoint."
+            )
+        there = manager.item_metadata(step)["state"].tree["params"]
+        shared = [part for part in layout if part in there]
+        if not shared:
+            raise UsageError(f"init_from={path}: no part in common with {list(there)}.")
+        for part in shared:
+            found, wanted = shapes_of(there[part]), shapes_of(layout[part])
+            compare(found, wanted, f"init_from={path}: {part}")
+        wanted = {"params": {part: layout[part] for part in shared}}
+        arguments = ocp.args.PyTreeRestore(
+            wanted,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+            partial_restore=True,
+        )
+        found = manager.restore(step, args=ocp.args.Composite(state=arguments))
+        found = found["state"]["params"]
+    size = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(found))
+    log.info("init_from %s, step %d: %s (%d weights)", path, step, shared, size)
+    return {**params, **found}

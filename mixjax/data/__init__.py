@@ -1,0 +1,164 @@
+"""Pictures from configuration: config.data opened, checked, and batched.
+
+Opening is quick and finds what is wrong; `Datasets` reads and decodes only when its
+parts are first asked for.
+"""
+
+import functools
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mixjax.data import pipeline, sources
+from mixjax.data.pipeline import Data
+from mixjax.data.reader import Reader
+from mixjax.data.sources import Source
+from mixjax.data.views import View, parse
+from mixjax.errors import UsageError
+from mixjax.registry import call
+from mixjax.state import Geometry
+
+
+def make(config: Mapping, **extra) -> "Datasets":
+    """The data sets of config.data; UsageError says what is missing or wrong."""
+    return call("data", Datasets, config, **extra)
+
+
+class Datasets:
+    """The splits of one source as training and evaluation see them.
+
+    train: batches of augmented views. bank, test: the training and the held-out
+    examples through `eval_view`; None where there is no such split.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: str,
+        directory: str,
+        split: str,
+        eval_split: str,
+        views: tuple[str, ...],
+        eval_view: str,
+        eval_batch: int,
+        on_device: bool,
+        threads: int,
+        prefetch: int,
+        batch: int,
+        seed: int,
+        mesh,
+    ):
+        self._views = [parse(v, f"data.views[{i}]") for i, v in enumerate(views)]
+        self.eval_view = parse(eval_view, "data.eval_view")
+        self._source = sources.open_source(source, split, directory)
+        self._open_test = functools.partial(
+            sources.open_source, source, eval_split, directory
+        )
+        self._batch, self._eval_batch, self._seed = batch, eval_batch, seed
+        self._mesh, self._on_device = mesh, on_device
+        self._threads, self._prefetch = threads, prefetch
+        self.size, self.classes = self._source.size, self._source.classes
+        if self.size < batch:
+            raise UsageError(
+                f"batch={batch} is more than the {self.size} examples of "
+                f"{self._source.name}; take at most {self.size}."
+            )
+        if on_device:
+            self._check_same_start()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.size // self._batch
+
+    def _check_same_start(self) -> None:
+        starts = {v.start for v in (*self._views, self.eval_view)}
+        if len(starts) > 1 or any("decode_crop" in s for s in starts):
+            raise UsageError(
+                f"data.on_device=True decodes every picture once, so all views must "
+                f"begin alike and without chance, not with {sorted(starts)}; "
+                f"use crop(...) for random crops."
+            )
+
+    def example(self, geometry: Geometry) -> dict:
+        """Shapes of a batch of one, as a method gets it.
+
+        UsageError unless the views make the images that the network expects. Reads
+        one picture.
+        """
+        wanted = (*geometry.image_size, geometry.channels)
+        fields = [f"data.views[{i}]" for i in range(len(self._views))]
+        views = [*self._views, self.eval_view]
+        images = Reader(self._source, views, self._seed).training(0, 0)["images"]
+        shapes = []
+        for field, view, image in zip(
+            [*fields, "data.eval_view"], views, images, strict=True
+        ):
+            shape = self._shape(field, view, image)
+            if shape != wanted:
+                raise UsageError(
+                    f"{field} makes images of {_size(shape)} from {self._source.name}, "
+                    f"but model.encoder expects {_size(wanted)}."
+                )
+            shapes.append(jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+        number = jax.ShapeDtypeStruct((1,), jnp.int32)
+        return {"views": tuple(shapes[:-1]), "index": number, "label": number}
+
+    def _shape(self, field: str, view: View, image) -> tuple[int, ...]:
+        if isinstance(image, bytes):
+            raise UsageError(
+                f"{field}={view.text!r} must begin with decode, decode_crop or "
+                f"decode_center, since {self._source.name} holds picture files."
+            )
+        image = jax.ShapeDtypeStruct(image.shape, image.dtype)
+        try:
+            return jax.eval_shape(view.device, jax.random.key(0), image).shape
+        except (TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"{field}={view.text!r}: {reason}") from error
+
+    @functools.cached_property
+    def _train_source(self) -> Source:
+        return self._settled(self._source)
+
+    def _settled(self, source: Source) -> Source:
+        if not self._on_device:
+            return source
+        return pipeline.settle(source, self.eval_view, self._mesh, self._threads)
+
+    def _data(self, source: Source, views: list[View], batch: int) -> Data:
+        return pipeline.make(
+            source,
+            views=views,
+            batch=batch,
+            seed=self._seed,
+            mesh=self._mesh,
+            threads=self._threads,
+            prefetch=self._prefetch,
+        )
+
+    @functools.cached_property
+    def train(self) -> Data:
+        return self._data(self._train_source, self._views, self._batch)
+
+    def bank(self, examples: int) -> Data:
+        """The training split through eval_view; `examples` of it, spread evenly, or 0
+        for all."""
+        source = self._train_source
+        if examples and examples < source.size:
+            places = np.arange(examples) * source.size // examples
+            source = sources.subset(source, places)
+        return self._data(source, [self.eval_view], self._eval_batch)
+
+    @functools.cached_property
+    def test(self) -> Data | None:
+        try:
+            source = self._open_test()
+        except sources.MissingSplit:
+            return None
+        return self._data(self._settled(source), [self.eval_view], self._eval_batch)
+
+
+def _size(shape) -> str:
+    return " x ".join(map(str, shape))

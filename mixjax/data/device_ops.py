@@ -1,0 +1,140 @@
+"""View operations of the accelerator: jitted functions of one image and one key.
+
+Each takes its arguments from a view's text and returns op(key, image) -> image, with
+image [H, W, C] float32 in 0..1 until `normalize`. The pipeline maps it over a batch.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from mixjax.data.host_ops import pair
+from mixjax.errors import check_name
+
+Array = jax.Array
+Op = Callable[[Array, Array], Array]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def cubic_kernel(x: Array) -> Array:
+    """Keys' cubic with a = -0.5 (Pillow's bicubic)."""
+    x = jnp.abs(x)
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return jnp.where(x < 1, near, jnp.where(x < 2, far, 0.0))
+
+
+def linear_kernel(x: Array) -> Array:
+    """The triangle of bilinear resampling."""
+    return jnp.maximum(1 - jnp.abs(x), 0.0)
+
+
+KERNELS = {"bicubic": (cubic_kernel, 2.0), "bilinear": (linear_kernel, 1.0)}
+
+
+def resample_weights(
+    size: int, out: int, start: Array, length: Array, filter: str
+) -> Array:
+    """[out, size] weights that resize pixels start .. start + length to `out` pixels.
+
+    The same as cutting first and resizing the cut with Pillow: half-pixel centres, the
+    kernel widened when shrinking, nothing seen outside the cut, rows sum to 1.
+    """
+    kernel, _ = KERNELS[filter]
+    stretch = length / out
+    wide = jnp.maximum(stretch, 1.0)
+    centre = (jnp.arange(out) + 0.5) * stretch  # in pixels of the cut
+    pixel = jnp.arange(size) - start  # of the cut
+    distance = (pixel[None, :] + 0.5 - centre[:, None]) / wide  # [out, size]
+    weights = kernel(distance)
+    weights = jnp.where((pixel >= 0) & (pixel < length), weights, 0.0)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def resize_box(image: Array, box, size: tuple[int, int], filter: str) -> Array:
+    """Cuts box = (top, left, height, width) from image [H, W, C], resizes to `size`.
+
+    Columns first, then rows, each rounded to one of 256 levels, as Pillow does.
+    """
+    top, left, height, width = box
+    columns = resample_weights(image.shape[1], size[1], left, width, filter)
+    rows = resample_weights(image.shape[0], size[0], top, height, filter)
+    exact = jax.lax.Precision.HIGHEST
+    image = jnp.einsum("hwc,ow->hoc", image, columns, precision=exact)
+    image = to_levels(image)  # [H, width, C]
+    return to_levels(jnp.einsum("hoc,ph->poc", image, rows, precision=exact))
+
+
+def to_levels(image: Array) -> Array:
+    """Rounds 0..1 to multiples of 1/255, and clips what a cubic overshoots."""
+    return jnp.round(jnp.clip(image, 0.0, 1.0) * 255) / 255
+
+
+def sample_box(key: Array, height: int, width: int, scale, ratio):
+    """torchvision's RandomResizedCrop.get_params under jit; see host_ops.sample_box.
+
+    Returns (top, left, height, width), scalars of float32 that hold whole numbers.
+    """
+    area_key, aspect_key, top_key, left_key = jax.random.split(key, 4)
+    area = jax.random.uniform(area_key, (10,), minval=scale[0], maxval=scale[1])
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    aspect = jnp.exp(jax.random.uniform(aspect_key, (10,), minval=low, maxval=high))
+    area = area * (height * width)
+    w, h = jnp.round(jnp.sqrt(area * aspect)), jnp.round(jnp.sqrt(area / aspect))
+    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)  # [10]
+    first = jnp.argmax(fits)
+    centre = min(max(width / height, ratio[0]), ratio[1])
+    w = jnp.where(fits.any(), w[first], min(width, round(height * centre)))
+    h = jnp.where(fits.any(), h[first], min(height, round(width / centre)))
+    top = jnp.floor(jax.random.uniform(top_key) * (height - h + 1))
+    left = jnp.floor(jax.random.uniform(left_key) * (width - w + 1))
+    top = jnp.where(fits.any(), top, jnp.floor((height - h) / 2))
+    left = jnp.where(fits.any(), left, jnp.floor((width - w) / 2))
+    return top, left, h, w
+
+
+def crop(
+    size: int | tuple[int, int],
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    filter: str = "bicubic",
+) -> Op:
+    """A random crop of area fraction `scale` and aspect `ratio`, resized to `size`."""
+    check_name("crop filter", filter, KERNELS)
+    size = pair(size)
+
+    def op(key, image):
+        box = sample_box(key, image.shape[0], image.shape[1], scale, ratio)
+        return resize_box(image, box, size, filter)
+
+    return op
+
+
+def resize(size: int | tuple[int, int], filter: str = "bicubic") -> Op:
+    """The whole image at another size."""
+    check_name("resize filter", filter, KERNELS)
+    size = pair(size)
+    return lambda key, image: resize_box(image, (0, 0, *image.shape[:2]), size, filter)
+
+
+def flip(p: float = 0.5) -> Op:
+    """Left to right, with probability p."""
+
+    def op(key, image):
+        return jnp.where(jax.random.bernoulli(key, p), image[:, ::-1], image)
+
+    return op
+
+
+def normalize(
+    mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
+) -> Op:
+    """(image - mean) / std per channel; ImageNet's statistics unless given."""
+    return lambda key, image: (image - jnp.array(mean)) / jnp.array(std)
+
+
+OPS = {"crop": crop, "resize": resize, "flip": flip, "normalize": normalize}

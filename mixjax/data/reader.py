@@ -1,0 +1,75 @@
+"""One example at a time: reading, decoding, and getting over broken files."""
+
+import logging
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+from mixjax.data.decode import Unreadable
+from mixjax.data.sources import Source
+from mixjax.data.views import View
+from mixjax.errors import UsageError
+
+log = logging.getLogger("mixjax")
+TRIES = 1000  # broken files in a row after which a source is no source
+
+
+def host_rng(seed: int, epoch: int, index: int, view: int) -> np.random.Generator:
+    """The generator of one view of one example in one epoch."""
+    bits = np.random.Philox(key=[seed, epoch], counter=[0, index, view, 1])
+    return np.random.Generator(bits)
+
+
+class Reader:
+    """Runs the host half of the views; remembers what it could not read.
+
+    A broken file is warned of once and counted. In training the next example that can
+    be read takes its place; in a sweep its place is filled but not valid.
+    """
+
+    def __init__(self, source: Source, views: Sequence[View], seed: int):
+        self.source, self.views, self.seed = source, views, seed
+        self.unreadable: set[str] = set()
+        self._lock = threading.Lock()
+
+    def training(self, index: int, epoch: int) -> dict:
+        """Example `index`, or the next that can be read."""
+        return self._first_readable(index, epoch)[0]
+
+    def sweeping(self, index: int, inside: bool) -> dict:
+        """Example `index` and whether it counts; not if it is padding or broken."""
+        example, at = self._first_readable(index, 0)
+        return {**example, "valid": np.bool_(inside and at == index)}
+
+    def _first_readable(self, index: int, epoch: int) -> tuple[dict, int]:
+        for at in range(index, index + min(self.source.size, TRIES)):
+            at %= self.source.size
+            try:
+                return self._read(at, epoch), at
+            except (Unreadable, OSError) as error:
+                self._warn(at, error)
+        raise UsageError(f"data: {self.source.name} holds no picture that can be read.")
+
+    def _read(self, index: int, epoch: int) -> dict:
+        picture, label = self.source.read(index)
+        images = []
+        for number, view in enumerate(self.views):
+            if view.host is None:
+                images.append(picture)
+            else:
+                rng = host_rng(self.seed, epoch, index, number)
+                images.append(view.host(picture, rng))
+        return {
+            "images": tuple(images),
+            "index": np.int32(index),
+            "label": np.int32(label),
+        }
+
+    def _warn(self, index: int, error: Exception) -> None:
+        title = self.source.title(index)
+        with self._lock:
+            known = title in self.unreadable
+            self.unreadable.add(title)
+        if not known:
+            log.warning("cannot read %s (%s); left out", title, error)

@@ -1,0 +1,38 @@
+"""Exit codes, and the two errors that a user is meant to read."""
+
+import difflib
+from collections.abc import Iterable
+
+DONE = 0  # the run is complete
+FAILED = 1  # an error that nobody foresaw
+USAGE = 2  # a bad config, path or flag, found before any long work
+DIVERGED = 3  # a loss or gradient that is not finite
+PREEMPTED = 75  # stopped by a signal, state saved: start the same command again
+
+
+class UsageError(ValueError):
+    """Something that the user can mend; its text is the one sentence to print."""
+
+
+class Diverged(RuntimeError):
+    """The loss or a gradient is no longer finite."""
+
+
+class Preempted(RuntimeError):
+    """A signal asked this process to stop."""
+
+
+def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
+    """Ends a sentence about an unknown name: the nearest known ones, else all."""
+    known = sorted(str(k) for k in known)
+    close = difflib.get_close_matches(str(name), known, n=most, cutoff=0.5)
+    if close:
+        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
+    return "known: " + ", ".join(known) + "."
+
+
+def check_name(what: str, name: str, known: Iterable[str]) -> None:
+    """Raises UsageError unless `name` is one of `known`; `what` names the field."""
+    known = list(known)
+    if name not in known:
+        raise UsageError(f"{what} {name!r} does not exist; {nearest(name, known)}")

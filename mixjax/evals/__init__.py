@@ -1,0 +1,72 @@
+"""Evaluations while training: each section of config.evals is one evaluator.
+
+`name` is a file of this folder whose make(...) returns run(state, step, writer) ->
+{metric: value}, or None if the data cannot be evaluated so.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from mixjax.errors import Preempted
+from mixjax.optim import Clock
+from mixjax.registry import call, load
+
+log = logging.getLogger("mixjax")
+
+
+class Evaluator(NamedTuple):
+    """Something to run on the state now and then."""
+
+    name: str
+    due: Callable  # step -> bool
+    run: Callable  # (state, step, writer) -> {metric: value}
+
+
+def make(config: Mapping, *, clock: Clock, **context) -> list[Evaluator]:
+    """The evaluators of config.evals.
+
+    every_epochs: how often, in epochs; at_start: also on the untrained network. The
+    end of the run is always due. context: what an evaluator may use (sets, method,
+    mesh, workdir, check).
+    """
+    found = []
+    for name, section in config.items():
+        fields = dict(section)
+        every, at_start = fields.pop("every_epochs"), fields.pop("at_start")
+        file = load(__name__, fields["name"], f"evals.{name}.name")
+        run = call(f"evals.{name}", file.make, fields, **context)
+        if run is None:
+            continue
+        steps = max(1, round(every * clock.steps_per_epoch))
+        found.append(Evaluator(name, _schedule(steps, at_start, clock), run))
+    return found
+
+
+def _schedule(every: int, at_start: bool, clock: Clock) -> Callable:
+    def due(step: int) -> bool:
+        if step == 0:
+            return at_start
+        return step % every == 0 or step == clock.total_steps
+
+    return due
+
+
+def run_due(evaluators, state, step: int, done: list[str], record) -> None:
+    """Runs what is due after `step` and not in `done`, adding each name to `done`.
+
+    Returns early, with `done` saying how far it came, when a signal asks to stop.
+    """
+    due = [e for e in evaluators if e.due(step) and e.name not in done]
+    if due:
+        record.drain()
+    for evaluator in due:
+        try:
+            values = evaluator.run(state, step, record.writer)
+        except Preempted:
+            return
+        if values:
+            record.writer.metrics(step, values)
+            shown = "  ".join(f"{k} {v:.6g}" for k, v in values.items())
+            log.info("step %d  %s", step, shown)
+        done.append(evaluator.name)

@@ -1,0 +1,36 @@
+"""Local sub-batches as a leading axis: [B, ...] <-> [G, B / G, ...].
+
+Reference code often works per GPU: the partner of a mixture, BatchNorm's statistics,
+one lambda per process. Here such a group is a number of the recipe, made by a
+reshape, so results do not change with the number of devices; with a multiple of the
+device count as G, no group straddles two devices and nothing is sent between them.
+"""
+
+import jax
+
+Array = jax.Array
+
+
+def split(x: Array, groups: int) -> Array:
+    """[B, ...] -> [G, B / G, ...], consecutive examples together.
+
+    Raises ValueError if G does not divide B.
+    """
+    if x.shape[0] % groups:
+        raise ValueError(f"a batch of {x.shape[0]} does not split into {groups} groups")
+    return x.reshape(groups, x.shape[0] // groups, *x.shape[1:])  # [G, B / G, ...]
+
+
+def merge(x: Array) -> Array:
+    """[G, n, ...] -> [G * n, ...], the inverse of split."""
+    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])  # [B, ...]
+
+
+def deal(x: Array, parts: int) -> Array:
+    """[B, ...] -> [parts, B / parts, ...], example i to part i % parts.
+
+    For work in turns, such as gradient accumulation: every part lies on all devices,
+    and as the rows of a device stay on it, nothing is sent.
+    """
+    x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:])
+    return x.swapaxes(0, 1)  # [parts, B / parts, ...]

@@ -1,0 +1,267 @@
+"""What a run writes while it trains, and what its user reads.
+
+metrics.jsonl holds what training and evaluation computed, one object a line with its
+step: a run that was interrupted and continued writes the same bytes as one that was
+not. Timings go to perf.jsonl. Both go to TensorBoard event files as well.
+"""
+
+import contextlib
+import json
+import logging
+import math
+import sys
+import time
+from collections import deque
+from pathlib import Path
+
+import jax
+import numpy as np
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from mixjax.errors import Diverged
+
+log = logging.getLogger("mixjax")
+IN_FLIGHT = 2  # steps that may run ahead of the host; more would pile up batches
+
+
+def start(workdir: Path | None = None) -> None:
+    """Sends the log to the console and, once there is one, to workdir/train.log.
+
+    The libraries' own chatter stays out unless it is a warning.
+    """
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    for handler in log.handlers:
+        handler.close()
+    log.handlers = [logging.StreamHandler(sys.stdout)]
+    if workdir is not None:
+        log.handlers.append(logging.FileHandler(workdir / "train.log"))
+    form = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
+    for handler in log.handlers:
+        handler.setFormatter(form)
+
+
+class Writer:
+    """metrics.jsonl, perf.jsonl and one TensorBoard event file per start."""
+
+    def __init__(self, workdir: Path, *, length: int, step: int):
+        """length: bytes of metrics.jsonl to keep; what is beyond will come again."""
+        self.path = workdir / "metrics.jsonl"
+        self._metrics = open(self.path, "ab")
+        self._metrics.truncate(length)
+        self._metrics.seek(0, 2)
+        self._perf = open(workdir / "perf.jsonl", "a")
+        name = f"events.out.tfevents.{time.time_ns()}.mixjax"
+        self._events = open(workdir / name, "wb")
+        self._records = RecordWriter(self._events)
+        self._event(0, file_version="brain.Event:2")
+        # Tells TensorBoard to forget what an interrupted start wrote beyond `step`.
+        self._event(step + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def length(self) -> int:
+        """Bytes of metrics.jsonl so far."""
+        return self._metrics.tell()
+
+    def metrics(self, step: int, values: dict) -> None:
+        """Values that a repeated run would compute again, to the last bit."""
+        line = json.dumps({"step": step, **values})
+        self._metrics.write(line.encode() + b"\n")
+        self._metrics.flush()
+        self._scalars(step, values)
+
+    def perf(self, step: int, values: dict) -> None:
+        """Timings."""
+        self._perf.write(json.dumps({"step": step, **values}) + "\n")
+        self._perf.flush()
+        self._scalars(step, values)
+
+    def image(self, step: int, tag: str, png: bytes, size: tuple[int, int]) -> None:
+        """A picture, already encoded; size is (height, width)."""
+        picture = Summary.Image(
+            height=size[0], width=size[1], colorspace=3, encoded_image_string=png
+        )
+        self._event(
+            step, summary=Summary(value=[Summary.Value(tag=tag, image=picture)])
+        )
+
+    def _scalars(self, step: int, values: dict) -> None:
+        pairs = [Summary.Value(tag=k, simple_value=v) for k, v in values.items()]
+        self._event(step, summary=Summary(value=pairs))
+
+    def _event(self, step: int, **content) -> None:
+        event = Event(wall_time=time.time(), step=step, **content)
+        self._records.write(event.SerializeToString())
+        self._events.flush()
+
+    def close(self) -> None:
+        for file in (self._metrics, self._perf, self._events):
+            file.close()
+
+
+class Recorder:
+    """Takes the metrics of every step and passes them on, without holding it up.
+
+    A step's numbers are fetched when IN_FLIGHT later steps have been started; that is
+    also when a loss or gradient that is not finite ends the run. Their means are
+    written every `every` steps; speed is written and printed every `seconds`.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        notes: dict,
+        *,
+        step: int,
+        total_steps: int,
+        batch: int,
+        examples: int,
+        tensors: list[str],
+        work: float | None,
+        peak: float | None,
+        every: int,
+        seconds: float,
+    ):
+        """notes: of the checkpoint that the run starts from, at `step`.
+
+        examples: in the training set. tensors: names for "grad_squares". work: matrix
+        operations of a step; peak: what all devices could do in a second.
+        """
+        self.writer = Writer(workdir, length=notes["metrics_bytes"], step=step)
+        self._window = notes["window"]  # [[step, {name: value}], ...] not yet written
+        self._newest = self._window[-1][1] if self._window else {}
+        self._flying: deque = deque()  # (step, metrics on the devices)
+        self._total, self._batch, self._examples = total_steps, batch, examples
+        self._tensors, self._work, self._peak = tensors, work, peak
+        self._every, self._seconds = every, seconds
+        self._begun = self._start = time.monotonic()
+        self._first = True
+        self._reset()
+
+    def _reset(self) -> None:
+        self._printed = time.monotonic()
+        self._steps, self._busy, self._waited = 0, 0.0, 0.0
+
+    @contextlib.contextmanager
+    def waiting(self):
+        """Around the wait for a step's data; the step counts from here."""
+        self._start = time.monotonic()
+        yield
+        self._waited += time.monotonic() - self._start
+
+    def step(self, step: int, metrics: dict) -> None:
+        """Takes the metrics (device arrays) of the step that was just started."""
+        self._flying.append((step, metrics))
+        if self._first:  # it was compiled: not a time to count
+            self.drain()
+            log.info("first step done after %.1f s", time.monotonic() - self._begun)
+            self._first = False
+            self._reset()
+            return
+        while len(self._flying) > IN_FLIGHT:
+            self._land()
+        self._steps += 1
+        self._busy += time.monotonic() - self._start
+        if step == self._total or time.monotonic() - self._printed >= self._seconds:
+            self._print(step)
+
+    def drain(self) -> None:
+        """Waits for every step that was started."""
+        while self._flying:
+            self._land()
+
+    def notes(self, evaluated: list[str]) -> dict:
+        """What a checkpoint must keep so that the log continues exactly."""
+        self.drain()
+        return {
+            "window": self._window,
+            "metrics_bytes": self.writer.length(),
+            "evaluated": evaluated,
+        }
+
+    def close(self) -> None:
+        """Closes the files."""
+        self.writer.close()
+
+    def _land(self) -> None:
+        step, metrics = self._flying.popleft()
+        values = jax.device_get(metrics)
+        squares = values.pop("grad_squares")
+        if not (np.isfinite(values["loss"]) and np.isfinite(squares).all()):
+            pairs = zip(self._tensors, squares, strict=True)
+            bad = [name for name, square in pairs if not np.isfinite(square)]
+            raise Diverged(_sentence(step, float(values["loss"]), bad))
+        values["grad_norm"] = math.sqrt(squares.sum(dtype=np.float64))
+        self._newest = {name: float(value) for name, value in values.items()}
+        self._window.append([step, self._newest])
+        if step % self._every == 0 or step in (1, self._total):
+            self._write(step)
+
+    def _write(self, step: int) -> None:
+        names = self._newest
+        means = {n: float(np.mean([v[n] for _, v in self._window])) for n in names}
+        means["lr"] = self._newest["lr"]
+        means["examples_seen"] = step * self._batch
+        means["epoch"] = step * self._batch / self._examples
+        self.writer.metrics(step, {f"train/{n}": v for n, v in means.items()})
+        self._window = []
+
+    def _print(self, step: int) -> None:
+        seconds, wait = self._busy / self._steps, self._waited / self._busy
+        rates = {
+            "perf/step_ms": 1e3 * seconds,
+            "perf/img_per_sec": self._batch / seconds,
+            "perf/img_per_sec_per_device": self._batch / seconds / jax.device_count(),
+            "perf/data_wait_frac": wait,
+            "perf/eta_s": (self._total - step) * seconds,
+        }
+        if self._work and self._peak:
+            rates["perf/mfu"] = self._work / seconds / self._peak
+        self.writer.perf(step, rates)
+        log.info(
+            "step %d/%d  epoch %.2f  loss %.4f  lr %.3g  %.4g img/s  data wait %.0f%%%s"
+            "  eta %s",
+            step,
+            self._total,
+            step * self._batch / self._examples,
+            self._newest["loss"],
+            self._newest["lr"],
+            rates["perf/img_per_sec"],
+            100 * wait,
+            f"  mfu {rates['perf/mfu']:.1%}" if "perf/mfu" in rates else "",
+            clock(rates["perf/eta_s"]),
+        )
+        if wait > 0.1:
+            log.info(
+                "  the devices wait for data: try more data.threads, antialias=False "
+                "in decode_crop, or data.on_device=True for a small set"
+            )
+        self._reset()
+
+
+def _sentence(step: int, loss: float, bad: list[str]) -> str:
+    if not bad:
+        return f"step {step}: the loss is {loss}; all gradients are finite"
+    some = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
+    return f"step {step}: loss {loss}; not finite are the gradients of {some}"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def summary(path: Path) -> list[str]:
+    """What a finished metrics.jsonl says from its first line to its last."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    said = []
+    for name in ("train/loss", *sorted({k for x in lines for k in x if "top1" in k})):
+        points = [(x["step"], x[name]) for x in lines if name in x]
+        if points:
+            (first, was), (last, now) = points[0], points[-1]
+            start = "untrained" if first == 0 else f"step {first}"
+            said.append(f"{name}  {was:.4g} ({start}) -> {now:.4g} (step {last})")
+    return said

@@ -1,0 +1,104 @@
+"""Devices as a mesh, and what lies where on it; no other file names mesh types.
+
+Axes: `data` splits the batch; `fsdp` splits the batch too and, by rule, parameters
+and optimizer state. Axis types are Auto: sharding is stated for the inputs and the
+outputs of a step, and the compiler fills in the rest.
+"""
+
+import re
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from mixjax.errors import UsageError, check_name
+
+BATCH = ("data", "fsdp")
+
+
+def make(*, fsdp: int) -> Mesh:
+    """All devices as (data, fsdp); UsageError if `fsdp` does not divide their number.
+
+    `fsdp` devices share one copy of the sharded parameters; 1 replicates everything.
+    """
+    count = jax.device_count()
+    if fsdp < 1 or count % fsdp:
+        fits = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
+        raise UsageError(
+            f"mesh.fsdp={fsdp} does not divide the {count} devices; {fits} would."
+        )
+    return jax.make_mesh((count // fsdp, fsdp), BATCH, axis_types=(AxisType.Auto,) * 2)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batched(mesh: Mesh) -> NamedSharding:
+    """The leading axis cut over all devices."""
+    return NamedSharding(mesh, PartitionSpec(BATCH))
+
+
+def path_name(path) -> str:
+    """A tree path as text, such as params/encoder/blocks_0/attn/qkv/kernel."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def lay_out(mesh: Mesh, shapes, rules: Sequence[tuple[str, str]]):
+    """Adds to every shape of a tree the sharding that `rules` give it.
+
+    rules: pairs (regex, what); the first regex found in a leaf's path counts. what is
+    "replicate", or "split": cut the longest axis that `fsdp` divides. A leaf that no
+    rule names, or that has no such axis, is replicated.
+    """
+    for _, what in rules:
+        check_name("mesh.rules", what, ["replicate", "split"])
+    parts = mesh.shape["fsdp"]
+
+    def place(path, leaf):
+        name = path_name(path)
+        what = next((w for regex, w in rules if re.search(regex, name)), "replicate")
+        axes = [a for a, n in enumerate(leaf.shape) if n % parts == 0]
+        spec = [None] * leaf.ndim
+        if what == "split" and parts > 1 and axes:
+            spec[max(axes, key=lambda a: leaf.shape[a])] = "fsdp"
+        sharding = NamedSharding(mesh, PartitionSpec(*spec))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree_util.tree_map_with_path(place, shapes)
+
+
+def local_rows(batch: int) -> slice:
+    """The rows of a global batch that this process reads."""
+    share = batch // jax.process_count()
+    start = jax.process_index() * share
+    return slice(start, start + share)
+
+
+def to_devices(mesh: Mesh, rows: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """This process's rows of a batch, as one global array each, cut over devices."""
+    sharding = batched(mesh)
+    return jax.tree.map(
+        lambda a: jax.make_array_from_process_local_data(sharding, a), rows
+    )
+
+
+def check_batch(mesh: Mesh, batch: int, parts: int, field: str = "batch") -> None:
+    """UsageError unless `batch` divides over all devices in each of `parts` parts."""
+    unit = mesh.size * parts
+    if batch < 1 or batch % unit:
+        low = batch // unit * unit
+        fits = " or ".join(str(n) for n in (low, low + unit) if n > 0)
+        why = f"{mesh.size} device" + "s" * (mesh.size > 1)
+        if parts > 1:
+            why += f" x accumulate={parts}"
+        raise UsageError(f"{field}={batch} is not a multiple of {why}; take {fits}.")
+
+
+def describe(mesh: Mesh) -> str:
+    """The devices in words, such as "8 x NVIDIA H200 as data 2 x fsdp 4"."""
+    kind = mesh.devices.flat[0].device_kind
+    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    return f"{mesh.size} x {kind} as {axes}"

@@ -1,0 +1,12 @@
+"""Methods from configuration: `method.name` is a file of this folder."""
+
+from collections.abc import Mapping
+
+from mixjax.registry import call, load
+from mixjax.state import Method, Network
+
+
+def make(config: Mapping, network: Network, *, total_steps: int) -> Method:
+    """Builds the method of config.method; UsageError names a field that is wrong."""
+    method = load(__name__, config["name"], "method.name").make
+    return call("method", method, config, network=network, total_steps=total_steps)

@@ -1,0 +1,1 @@
+"""Mixtures: of tokens (masking) and, later in the pipeline, of whole images."""

@@ -1,0 +1,79 @@
+"""Networks from configuration: a backbone and the parts on top of it.
+
+config.model holds `precision` and one section per part, in the order in which they
+run. The first is `encoder`; `encoder.name` is a file of this folder. Every part is a
+linen module called as part(outputs so far, train=..., **its inputs) -> more outputs,
+and none of linen leaves this folder: the rest of the project sees dicts of arrays.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from mixjax.errors import check_name
+from mixjax.models import decoders
+from mixjax.registry import call, load
+from mixjax.state import Geometry, Network
+
+PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+PARTS = {"decoder": decoders.TokenDecoder}
+
+
+def make(config: Mapping) -> Network:
+    """Builds the network of config.model; UsageError names a field that is wrong."""
+    check_name("model.precision", config["precision"], PRECISIONS)
+    dtype = PRECISIONS[config["precision"]]
+    sections = {k: v for k, v in config.items() if k != "precision"}
+    first = sections.pop("encoder")
+    backbone = load(__name__, first["name"], "model.encoder.name").make
+    encoder = call("model.encoder", backbone, first, dtype=dtype)
+    geometry = Geometry(
+        tuple(encoder.image_size), encoder.channels, encoder.patch, encoder.grid
+    )
+    parts = {"encoder": encoder}
+    for name, section in sections.items():
+        check_name("model part", name, PARTS)
+        extra = dict(dtype=dtype, grid=geometry.grid)
+        extra["out"] = geometry.patch**2 * geometry.channels
+        parts[name] = call(f"model.{name}", PARTS[name], section, **extra)
+    return assemble(parts, geometry)
+
+
+def assemble(parts: Mapping, geometry: Geometry) -> Network:
+    """The three pure functions of a network made of linen modules, run in order."""
+
+    def init(rng, images):
+        params, stats, outputs = {}, {}, {"images": images}
+        for i, (name, part) in enumerate(parts.items()):
+            key = jax.random.fold_in(rng, i)
+            new, variables = part.init_with_output(key, outputs, train=False)
+            outputs |= new
+            params[name] = variables.pop("params")
+            if variables:
+                stats[name] = variables
+        return params, stats
+
+    def apply(params, stats, images, *, train, rng=None, **inputs):
+        outputs, changed = {"images": images}, {}
+        for i, (name, part) in enumerate(parts.items()):
+            rngs = {} if rng is None else {"dropout": jax.random.fold_in(rng, i)}
+            new, variables = part.apply(
+                {"params": params[name], **stats.get(name, {})},
+                outputs,
+                train=train,
+                rngs=rngs,
+                mutable=list(stats.get(name, {})) if train else [],
+                **inputs.get(name, {}),
+            )
+            outputs |= new
+            changed[name] = variables
+        return outputs, {k: v for k, v in changed.items() if v} if train else stats
+
+    def features(params, stats, images):
+        variables = {"params": params["encoder"], **stats.get("encoder", {})}
+        return parts["encoder"].apply(variables, {"images": images}, train=False)[
+            "features"
+        ]
+
+    return Network(init, apply, features, geometry)

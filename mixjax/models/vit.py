@@ -1,0 +1,199 @@
+"""Vision transformer (Dosovitskiy et al., 2021) in the form that MAE uses.
+
+Pre-norm blocks, exact GELU, LayerNorm with epsilon 1e-6, fused query-key-value,
+xavier-uniform projections. Parameters are float32; `dtype` is that of the matrix
+products, while norms' statistics, softmax and the residual stream stay in float32.
+"""
+
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mixjax.errors import UsageError, check_name
+from mixjax.models import positions
+from mixjax.models.attention import SelfAttention
+from mixjax.models.dense import dense
+
+Array = jax.Array
+
+
+def gelu(x: Array) -> Array:
+    """x * Phi(x) with the error function, as torch computes it (float32 inside)."""
+    y = x.astype(jnp.float32)
+    return (0.5 * y * (1.0 + jax.lax.erf(y * math.sqrt(0.5)))).astype(x.dtype)
+
+
+def layer_norm(dtype: jnp.dtype, name: str) -> nn.LayerNorm:
+    """LayerNorm with epsilon 1e-6 and the two-pass variance."""
+    return nn.LayerNorm(epsilon=1e-6, dtype=dtype, use_fast_variance=False, name=name)
+
+
+class Mlp(nn.Module):
+    """[B, L, D] -> [B, L, D] through a hidden layer of `ratio` times D."""
+
+    ratio: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        h = gelu(dense(int(x.shape[-1] * self.ratio), self.dtype, "fc1")(x))
+        return dense(x.shape[-1], self.dtype, "fc2")(h)
+
+
+class Block(nn.Module):
+    """x += Attention(Norm(x)); x += Mlp(Norm(x)); [B, L, D]."""
+
+    heads: int
+    mlp_ratio: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        attention = SelfAttention(self.heads, self.dtype, name="attn")
+        x = x + attention(layer_norm(self.dtype, "norm1")(x))
+        mlp = Mlp(self.mlp_ratio, self.dtype, name="mlp")
+        return x + mlp(layer_norm(self.dtype, "norm2")(x))
+
+
+def run_blocks(
+    parent: nn.Module, block: Callable, depth: int, x: Array, *, remat: str, scan: bool
+) -> Array:
+    """Runs `depth` blocks, made by `block(name=..., parent=...)`, over x [B, L, D].
+
+    Parameters always live one block at a time (blocks_0, blocks_1, ...), so that
+    checkpoints, decay rules and per-tensor norms do not depend on how the blocks
+    run. `scan` stacks them for one compiled body; `remat` says what the backward
+    pass computes again: "none", "block" (everything inside a block) or "dots"
+    (everything but the results of matrix products).
+    """
+    names = [f"blocks_{i}" for i in range(depth)]
+    if parent.is_initializing() or (remat == "none" and not scan):
+        for name in names:
+            x = block(name=name)(x)
+        return x
+
+    def layer(params, x):
+        return block(parent=None).apply({"params": params}, x)
+
+    if remat != "none":
+        policies = {"block": None, "dots": jax.checkpoint_policies.dots_saveable}
+        check_name("remat", remat, [*policies, "none"])
+        layer = jax.checkpoint(layer, policy=policies[remat])
+    params = [parent.variables["params"][name] for name in names]
+    if not scan:
+        for p in params:
+            x = layer(p, x)
+        return x
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+    return jax.lax.scan(lambda x, p: (layer(p, x), None), x, stacked)[0]
+
+
+class PatchEmbed(nn.Module):
+    """[B, H, W, C] -> [B, L, D]: cut into patches, one linear map.
+
+    A patch is flattened (row, column, channel), so the xavier bound is that of the
+    [patch * patch * C, D] matrix; the bias keeps the default of torch's convolution,
+    U(-1 / sqrt(P), 1 / sqrt(P)).
+    """
+
+    patch: int
+    width: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        b, h, w, c = images.shape
+        p = self.patch
+        x = images.reshape(b, h // p, p, w // p, p, c).transpose(0, 1, 3, 2, 4, 5)
+        x = x.reshape(b, (h // p) * (w // p), p * p * c)  # [B, L, P]
+
+        def bias_init(key, shape, dtype=jnp.float32):
+            bound = (p * p * c) ** -0.5
+            return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+        return dense(self.width, self.dtype, "proj", bias_init=bias_init)(x)
+
+
+class ViT(nn.Module):
+    """Images [B, H, W, C] -> tokens [B, 1 + n, D] and features [B, D]."""
+
+    image_size: tuple[int, int]
+    channels: int
+    patch: int
+    width: int
+    depth: int
+    heads: int
+    mlp_ratio: float
+    position: str  # "sincos": fixed table; "learned": a parameter that starts from it
+    pool: str  # "class", "mean", or "mean_norm" (mean first, then a norm of its own)
+    remat: str
+    scan: bool
+    dtype: jnp.dtype
+
+    def __post_init__(self):
+        super().__post_init__()
+        for side in self.image_size:
+            if side % self.patch:
+                low = side // self.patch * self.patch
+                fits = " or ".join(str(s) for s in (low, low + self.patch) if s)
+                raise UsageError(
+                    f"model.encoder.image_size={tuple(self.image_size)}: {side} is "
+                    f"not a multiple of model.encoder.patch={self.patch}; the nearest "
+                    f"multiples are {fits}."
+                )
+        if self.width % self.heads or self.width % 4:
+            raise UsageError(
+                f"model.encoder.width={self.width} is not a multiple of 4 and of "
+                f"model.encoder.heads={self.heads}."
+            )
+        check_name("model.encoder.position", self.position, ["sincos", "learned"])
+        check_name("model.encoder.pool", self.pool, ["class", "mean", "mean_norm"])
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.image_size[0] // self.patch, self.image_size[1] // self.patch
+
+    def position_table(self) -> Array:
+        """[1 + L, D] float32, the class token's row first."""
+        table = positions.sincos_2d(self.grid, self.width, class_token=True)
+        if self.position == "sincos":
+            return jnp.asarray(table)
+        return self.param("pos_embed", lambda _: jnp.asarray(table)[None])[0]
+
+    @nn.compact
+    def __call__(
+        self, inputs: dict, *, train: bool, select: Callable | None = None
+    ) -> dict:
+        """Encodes inputs["images"].
+
+        select: [B, L, D] -> [B', n, D] takes, mixes or replaces patch tokens after
+            their positions were added and before the class token is put in front.
+        Returns tokens [B', 1 + n, D] (after the final norm, unless pool says
+        "mean_norm") and features [B', D], both float32.
+        """
+        images = inputs["images"]
+        table = self.position_table()
+        x = PatchEmbed(self.patch, self.width, self.dtype, name="patch_embed")(images)
+        x = x.astype(jnp.float32) + table[1:]  # [B, L, D]
+        if select is not None:
+            x = select(x)  # [B', n, D]
+        cls = self.param("cls_token", nn.initializers.normal(0.02), (1, 1, self.width))
+        cls = jnp.broadcast_to(cls + table[:1], (x.shape[0], 1, self.width))
+        x = jnp.concatenate([cls, x], axis=1)  # [B', 1 + n, D]
+
+        def block(**kwargs):
+            return Block(self.heads, self.mlp_ratio, self.dtype, **kwargs)
+
+        x = run_blocks(self, block, self.depth, x, remat=self.remat, scan=self.scan)
+        if self.pool == "mean_norm":
+            features = layer_norm(jnp.float32, "fc_norm")(x[:, 1:].mean(axis=1))
+        else:
+            x = layer_norm(jnp.float32, "norm")(x)
+            features = x[:, 0] if self.pool == "class" else x[:, 1:].mean(axis=1)
+        return {"tokens": x, "features": features}  # [B', 1 + n, D], [B', D]
+
+
+make = ViT

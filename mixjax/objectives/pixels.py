@@ -1,0 +1,54 @@
+"""Pixels of patches as a target: cutting, normalising, comparing.
+
+Source: MAE (He et al., 2022, section 3 "Reconstruction target"). A patch is flattened
+(row, column, channel) and patches go row by row.
+"""
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+EPSILON = 1e-6
+
+
+def patchify(images: Array, patch: int) -> Array:
+    """[B, H, W, C] -> [B, L, P] with P = patch * patch * C."""
+    b, h, w, c = images.shape
+    x = images.reshape(b, h // patch, patch, w // patch, patch, c)
+    x = x.transpose(0, 1, 3, 2, 4, 5)  # [B, rows, columns, patch, patch, C]
+    return x.reshape(b, (h // patch) * (w // patch), patch * patch * c)
+
+
+def unpatchify(x: Array, grid: tuple[int, int], patch: int) -> Array:
+    """[B, L, P] -> [B, H, W, C], the inverse of patchify."""
+    rows, columns = grid
+    x = x.reshape(x.shape[0], rows, columns, patch, patch, -1)
+    x = x.transpose(0, 1, 3, 2, 4, 5)  # [B, rows, patch, columns, patch, C]
+    return x.reshape(x.shape[0], rows * patch, columns * patch, -1)
+
+
+def statistics(patches: Array) -> tuple[Array, Array]:
+    """Mean and standard deviation of each patch, [B, L, P] -> two [B, L, 1].
+
+    Over all pixels and channels jointly, with the unbiased variance (division by
+    P - 1) and epsilon inside the square root, as the official code has it.
+    """
+    mean = patches.mean(axis=-1, keepdims=True)
+    variance = patches.var(axis=-1, keepdims=True, ddof=1)
+    return mean, jnp.sqrt(variance + EPSILON)
+
+
+def normalise(patches: Array) -> Array:
+    """Each patch to mean 0 and deviation 1; constant patches become exactly 0."""
+    mean, deviation = statistics(patches)
+    return (patches - mean) / deviation
+
+
+def masked_mse(prediction: Array, target: Array, kept: Array) -> Array:
+    """Mean squared error over the hidden patches; every hidden patch weighs the same.
+
+    prediction, target: [B, L, P]; kept: [B, L], 1 = kept (no loss), 0 = hidden.
+    """
+    error = jnp.square(prediction - target).mean(axis=-1)  # [B, L]
+    hidden = 1.0 - kept
+    return (error * hidden).sum() / hidden.sum()

@@ -1,0 +1,92 @@
+"""The state of training as one value, and the contracts between the rooms.
+
+Shape letters, the same everywhere: B batch, H W C image, L patch tokens, D width,
+P pixels per patch, N views or masks, K queue length, prototypes or group members
+(said where used), G groups, V a visible or encoded part of L.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.struct
+import jax
+
+Array = jax.Array
+Tree = dict  # a nested dict of arrays; an absent part is {}, never None
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a step changes, arrays only.
+
+    Randomness is not here (it is `step_key(seed, step)`), nor is the position in the
+    data (it is a function of the step), so a restored state continues exactly.
+    """
+
+    step: Array  # [] int32, steps done
+    params: Tree
+    opt_state: Tree
+    stats: Tree  # batch statistics
+    teacher: Tree  # an EMA copy of parameters
+    memory: Tree  # queues, pointers, centres, gates
+
+
+class Variables(NamedTuple):
+    """What a method starts from."""
+
+    params: Tree
+    stats: Tree
+    teacher: Tree
+    memory: Tree
+
+
+class Aux(NamedTuple):
+    """What a loss returns beside the scalar."""
+
+    stats: Tree
+    carry: Tree  # handed to Method.update after the optimizer
+    metrics: dict[str, Array]  # scalars
+
+
+class Geometry(NamedTuple):
+    """How a network cuts an image into tokens."""
+
+    image_size: tuple[int, int]
+    channels: int
+    patch: int  # side of an input token in pixels
+    grid: tuple[int, int]  # rows, columns of tokens
+
+
+class Network(NamedTuple):
+    """Named parts (encoder, decoder, ...) behind three pure functions."""
+
+    init: Callable  # (rng, images [B,H,W,C]) -> (params, stats)
+    apply: Callable  # (params, stats, images, *, train, rng=None, **inputs)
+    #                  -> (outputs: dict, stats); inputs[part] goes to that part
+    features: Callable  # (params, stats, images) -> [B, D]
+    geometry: Geometry
+
+
+class Method(NamedTuple):
+    """A way of learning; see methods/."""
+
+    init: Callable  # (rng, batch) -> Variables
+    loss: Callable  # (params, state, batch, rng) -> (scalar, Aux)
+    update: Callable  # (state, carry) -> state, after the optimizer
+    features: Callable  # (state, images) -> [B, D], what every evaluator reads
+    show: Callable  # (state, batch, rng) -> {caption: images [B,H,W,C]} to look at
+    divisible: bool  # the loss of a batch is the mean of the losses of its parts
+
+
+def step_key(seed: int, step: Array) -> Array:
+    """The key of everything random in one step."""
+    return jax.random.fold_in(jax.random.key(seed), step)
+
+
+def example_keys(key: Array, index: Array) -> Array:
+    """[B] keys, one per example, the same wherever in the batch an example is.
+
+    index: [B] int32, the examples' numbers in the data set. So what is drawn for an
+    example depends neither on the device count nor on gradient accumulation.
+    """
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)

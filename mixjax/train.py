@@ -1,0 +1,243 @@
+"""The training step and the loop around it: the only ones in the project."""
+
+import logging
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mixjax import data, evals, flops, groups, logs, meshes, methods, models, optim
+from mixjax.checkpoint import Checkpoints, warm_start
+from mixjax.interrupts import Interrupt
+from mixjax.state import Method, TrainState, Variables, step_key
+from mixjax.workdir import Workdir
+
+Array = jax.Array
+log = logging.getLogger("mixjax")
+
+
+def make_step(
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    schedule: optim.Schedule,
+    augment: Callable,
+    config,
+) -> Callable:
+    """The pure step (state, batch, resident) -> (state, metrics).
+
+    metrics: scalars, and "grad_squares", the squared gradient norm of every tensor.
+    config.accumulate: parts in which the batch goes through, one after the other; the
+    gradient is the mean of theirs.
+    """
+    accumulate = config.accumulate
+
+    def gradient(state, batch, resident, rng):
+        batch = augment(batch, resident, rng)
+        both = jax.value_and_grad(method.loss, has_aux=True)
+        (loss, aux), grads = both(state.params, state, batch, rng)
+        return grads, aux.stats, ({"loss": loss, **aux.metrics}, aux.carry)
+
+    def accumulated(state, batch, resident, rng):
+        def add(carry, part):
+            total, stats = carry
+            now = state.replace(stats=stats)
+            grads, stats, rest = gradient(now, part, resident, rng)
+            return (jax.tree.map(jnp.add, total, grads), stats), rest
+
+        parts = jax.tree.map(lambda x: groups.deal(x, accumulate), batch)
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        (total, stats), rest = jax.lax.scan(add, (zeros, state.stats), parts)
+        grads = jax.tree.map(lambda g: g / accumulate, total)
+        return grads, stats, jax.tree.map(lambda x: x.mean(axis=0), rest)
+
+    def step(state: TrainState, batch: dict, resident: dict):
+        rng = step_key(config.seed, state.step)
+        run = gradient if accumulate == 1 else accumulated
+        grads, stats, (metrics, carry) = run(state, batch, resident, rng)
+        squares = jnp.stack([jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)])
+        rate = jnp.asarray(schedule(state.step), jnp.float32)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        state = state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+            stats=stats,
+        )
+        return method.update(state, carry), {
+            **metrics,
+            "lr": rate,
+            "grad_squares": squares,
+        }
+
+    return step
+
+
+def make_clock(config, steps_per_epoch: int) -> optim.Clock:
+    """How long the run is: config.epochs, or config.steps where that is set.
+
+    With `steps` the whole recipe shrinks or stretches: schedules, warm-up and the
+    intervals of evaluation and saving keep their share of the run.
+    """
+    if config.steps:
+        return optim.Clock(config.steps, config.steps / config.epochs)
+    return optim.Clock(round(config.epochs * steps_per_epoch), steps_per_epoch)
+
+
+def first_state(variables: Variables, optimizer) -> TrainState:
+    """The state before the first step."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables.params,
+        opt_state=optimizer.init(variables.params),
+        stats=variables.stats,
+        teacher=variables.teacher,
+        memory=variables.memory,
+    )
+
+
+def make_init(method: Method, optimizer, example: dict) -> Callable:
+    """The pure function key -> the state before the first step."""
+
+    def init(key):
+        blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example)
+        variables = method.init(key, blank)
+        return first_state(variables, optimizer)
+
+    return init
+
+
+def begin(config, saved: Checkpoints, init: Callable, layout) -> tuple:
+    """(state, notes): the newest checkpoint's, or else a new state's.
+
+    layout: shapes and shardings; a new state is born on them, a saved one read there.
+    """
+    step = saved.latest()
+    if step is not None:
+        log.info("continuing from the checkpoint of step %d", step)
+        return saved.restore(step, layout)
+    shardings = jax.tree.map(lambda s: s.sharding, layout)
+    state = jax.jit(init, out_shardings=shardings)(jax.random.key(config.seed))
+    if config.init_from:
+        params = warm_start(config.init_from, state.params, layout.params)
+        state = state.replace(params=params)
+    return state, {"window": [], "metrics_bytes": 0, "evaluated": []}
+
+
+def names(params) -> list[str]:
+    """The paths of all tensors, in the order of jax.tree.leaves."""
+    return [meshes.path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
+
+
+def speed(config, mesh, clock, variables: Variables, example: dict) -> dict:
+    """{"work": matrix operations of a step, "peak": what the devices could do}.
+
+    Both None where the peak is not known. What rematerialisation computes again does
+    not count as work.
+    """
+    peak = flops.peak(mesh.devices.flat[0])
+    if peak is None:
+        return {"work": None, "peak": None}
+    model = config.model.to_dict()
+    for part in model.values():
+        if isinstance(part, dict) and "remat" in part:
+            part |= {"remat": "none", "scan": False}
+    network = models.make(model)
+    method = methods.make(config.method, network, total_steps=clock.total_steps)
+
+    def gradient(variables, batch):
+        state = first_state(variables, optax.identity())
+        key = jax.random.key(0)
+        return jax.grad(lambda p: method.loss(p, state, batch, key)[0])(state.params)
+
+    rows = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((config.batch, *x.shape[1:]), x.dtype), example
+    )
+    work = flops.count(gradient, variables, rows)
+    return {"work": work, "peak": peak * mesh.size}
+
+
+def train(config, workdir: Workdir, stop: Interrupt) -> None:
+    """Runs the recipe to its end, from wherever `workdir` left off.
+
+    Raises UsageError before any long work, Diverged when a loss or gradient is not
+    finite, and Preempted, with the state saved, when `stop` is set.
+    """
+    logs.start(workdir.path)
+    # What there is to do, and whether it can be done.
+    mesh = meshes.make(fsdp=config.mesh.fsdp)
+    meshes.check_batch(mesh, config.batch, config.accumulate)
+    sets = data.make(config.data, batch=config.batch, seed=config.seed, mesh=mesh)
+    clock = make_clock(config, sets.steps_per_epoch)
+    network = models.make(config.model)
+    example = sets.example(network.geometry)
+    method = methods.make(config.method, network, total_steps=clock.total_steps)
+    schedule = optim.make_schedule(config.schedule, batch=config.batch, clock=clock)
+
+    # Shapes, then where they lie, then arrays.
+    key = jax.random.key(config.seed)
+    variables = jax.eval_shape(method.init, key, example)
+    optimizer = optim.make(config.optim, schedule, variables.params)
+    init = make_init(method, optimizer, example)
+    layout = meshes.lay_out(mesh, jax.eval_shape(init, key), config.mesh.rules)
+    workdir.record(meshes.describe(mesh), variables.params)
+    saved = Checkpoints(
+        workdir.path,
+        every=clock.steps(config.checkpoint.every_epochs),
+        last=clock.total_steps,
+        keep=config.checkpoint.keep,
+        keep_every=clock.steps(config.checkpoint.keep_every_epochs),
+    )
+    state, notes = begin(config, saved, init, layout)
+
+    # The step, and what watches over it.
+    shardings = jax.tree.map(lambda s: s.sharding, layout)
+    everywhere, cut = meshes.replicated(mesh), meshes.batched(mesh)
+    step_fn = jax.jit(
+        make_step(method, optimizer, schedule, sets.train.augment, config),
+        in_shardings=(shardings, cut, everywhere),
+        out_shardings=(shardings, everywhere),
+        donate_argnums=0,
+    )
+    step, done = int(state.step), notes["evaluated"]
+    record = logs.Recorder(
+        workdir.path,
+        notes,
+        step=step,
+        total_steps=clock.total_steps,
+        batch=config.batch,
+        examples=sets.size,
+        tensors=names(variables.params),
+        **speed(config, mesh, clock, variables, example),
+        **config.log,
+    )
+    evaluators = evals.make(
+        config.evals,
+        clock=clock,
+        sets=sets,
+        method=method,
+        mesh=mesh,
+        workdir=workdir.path,
+        check=stop.check,
+    )
+
+    # Between two steps: evaluate, save, leave if asked to. Then the next step.
+    batches = sets.train.batches(step, clock.total_steps)
+    with jax.transfer_guard("disallow"):
+        while True:
+            evals.run_due(evaluators, state, step, done, record)
+            if stop or saved.due(step):
+                saved.save(step, state, record.notes(done))
+            if stop or step == clock.total_steps:
+                break
+            with record.waiting():
+                batch = next(batches)
+            state, metrics = step_fn(state, batch, sets.train.resident)
+            step, done = step + 1, []
+            record.step(step, metrics)
+    record.close()
+    saved.close()
+    stop.check()
+    workdir.finish(step)
+    for line in logs.summary(workdir.path / "metrics.jsonl"):
+        log.info(line)

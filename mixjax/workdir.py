@@ -1,0 +1,139 @@
+"""The folder of a run: may it be used, is it the same run, what made it.
+
+config.json  the resolved configuration     env.txt  versions, devices, command
+git.txt      commit and uncommitted changes parameters.txt  every tensor
+metrics.jsonl  perf.jsonl  events.out.tfevents.*  train.log
+checkpoints/<step>/  figures/  DONE
+"""
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from clu import parameter_overview
+
+from mixjax.errors import UsageError
+
+# A run may continue with other values here: they change its pace or what is written,
+# never what is learned.
+HARMLESS = (
+    r"^(log|checkpoint|evals|mesh)\.",
+    r"^data\.(threads|prefetch|eval_batch|directory)$",
+    r"^model\.\w+\.(remat|scan)$",
+    r"^accumulate$",
+)
+
+
+def write(path: Path, text: str) -> None:
+    """Replaces a file in one move, so that nobody ever reads half of it."""
+    new = path.with_name(path.name + ".new")
+    new.write_text(text)
+    os.replace(new, path)
+
+
+def flat(config: Mapping, prefix: str = "") -> dict:
+    """{"a": {"b": 1}} -> {"a.b": 1}, values as JSON has them."""
+    found = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def check_config(old: Mapping, new: Mapping, workdir: Path) -> None:
+    """UsageError that lists the fields in which a run may not differ from its past."""
+    before, after = flat(old), flat(new)
+    changed = [
+        f"{k} ({before.get(k, 'absent')!r} -> {after.get(k, 'absent')!r})"
+        for k in sorted(before.keys() | after.keys())
+        if before.get(k, "absent") != after.get(k, "absent")
+        and not any(re.search(pattern, k) for pattern in HARMLESS)
+    ]
+    if changed:
+        raise UsageError(
+            f"workdir {workdir} belongs to a run with another config: "
+            f"{', '.join(changed)}; take another --workdir or the old values."
+        )
+
+
+def as_json(config) -> dict:
+    """A ConfigDict as what a JSON file gives back (tuples are lists there)."""
+    return json.loads(json.dumps(config.to_dict(), default=str))
+
+
+class Workdir:
+    """An open, locked workdir; `finished` if its run is complete."""
+
+    def __init__(self, path: str, config):
+        self.path = Path(path).expanduser().absolute()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / ".lock", "a+")
+        except OSError as error:
+            raise UsageError(f"--workdir={path} cannot be written: {error}.") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(f"--workdir={path} is in use by another run.") from error
+        settings = as_json(config)
+        saved = self.path / "config.json"
+        if saved.exists():
+            check_config(json.loads(saved.read_text()), settings, self.path)
+        elif (self.path / "checkpoints").exists():
+            raise UsageError(
+                f"--workdir={path} has checkpoints but no config.json; take another."
+            )
+        write(saved, json.dumps(settings, indent=2) + "\n")
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "DONE").exists()
+
+    def finish(self, step: int) -> None:
+        """Marks the run as complete: the same command then does nothing."""
+        write(self.path / "DONE", f"{step}\n")
+
+    def record(self, devices: str, params) -> None:
+        """Writes env.txt, git.txt and parameters.txt; params: arrays or shapes."""
+        table = parameter_overview.get_parameter_overview(params, include_stats=False)
+        write(self.path / "parameters.txt", table + "\n")
+        packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
+        packages += ("tensorflow-datasets", "numpy", "ml_collections", "clu", "chex")
+        lines = [f"python {platform.python_version()}, {platform.platform()}"]
+        lines += [f"{name} {_version(name)}" for name in packages]
+        lines += [f"devices: {devices}", "command: " + " ".join(sys.argv)]
+        names = ("XLA_FLAGS", "JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES", "TFDS_DATA_DIR")
+        lines += [f"{n}={os.environ[n]}" for n in names if n in os.environ]
+        write(self.path / "env.txt", "\n".join(lines) + "\n")
+        here = Path(__file__).parent
+        commit = _git(here, "rev-parse", "HEAD") or "not a git checkout\n"
+        write(self.path / "git.txt", commit + _git(here, "diff", "HEAD"))
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+def _git(folder: Path, *args: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *args],
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
