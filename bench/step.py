@@ -18,6 +18,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 SIZES = {  # width, depth, heads, patch
@@ -45,17 +46,17 @@ def mixjax_step(options):
     import ml_collections
 
     from configs import mae_vitb
-    from mixjax import flops, meshes, methods, models, optim, train
+    from mixjax import flops, meshes, methods, models, optim, schedules, train
 
     config = mae_vitb.recipe(options.model, SIZES[options.model][3], "")
     on_cpu = jax.default_backend() == "cpu"
     config.model.precision = "float32" if on_cpu else "bfloat16"
     config.batch = options.batch
     mesh = meshes.make(fsdp=1)
-    clock = optim.Clock(1000, 10)
+    clock = schedules.Clock(1000, 10)
     network = models.make(config.model)
     method = methods.make(config.method, network, total_steps=1000)
-    schedule = optim.make_schedule(config.schedule, batch=4096, clock=clock)
+    schedule = schedules.make(config.schedule, batch=4096, clock=clock)
     shape = (options.batch, *network.geometry.image_size, 3)
     images = jax.random.normal(jax.random.key(1), shape)
     batch = {"views": (images,), "index": jnp.arange(options.batch)}
@@ -178,19 +179,21 @@ def main() -> None:
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     env = {**os.environ, "PYTHONPATH": here, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     workers, facts = {}, {}
-    for name in options.only.split(","):
+    errors = {name: tempfile.TemporaryFile("w+") for name in options.only.split(",")}
+    for name in errors:
         command = [sys.executable, __file__, *sys.argv[1:], f"--worker={name}"]
         workers[name] = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE if options.only else None,
+            stderr=errors[name],
             text=True,
             env=env,
         )
         ready = answer(workers[name], "READY ")
         if ready is None:
-            print(f"{name} did not start: {workers[name].stderr.read()[-600:]}")
+            errors[name].seek(0)
+            print(f"{name} did not start:\n{errors[name].read()[-800:]}")
             del workers[name]
             continue
         facts[name] = json.loads(ready)

@@ -1,15 +1,13 @@
-"""Learning rates over time, and the optimizers of the papers.
+"""The optimizers of the papers, and which parameters they treat how.
 
-Schedules are functions of the step; what a recipe counts in epochs is turned into
-steps by a `Clock`. Optimizers are optax chains whose order of operations is that of
-the reference code (torch's SGD, Adam and AdamW, MAE's LARS, apex' LARC). Rules on the
-paths of parameters, as (regex, value) pairs, give groups their own rate or decay.
+Optimizers are optax chains whose order of operations is that of the reference code
+(torch's SGD, Adam and AdamW, MAE's LARS, apex' LARC). Rules on the paths of
+parameters, as (regex, value) pairs, give groups their own rate or decay.
 """
 
-import logging
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,161 +19,6 @@ from mixjax.registry import call
 
 Array = jax.Array
 Schedule = Callable[[Array], Array]
-log = logging.getLogger("mixjax")
-
-
-class Clock(NamedTuple):
-    """How many steps a run has, and how long an epoch of its schedules is."""
-
-    total_steps: int
-    steps_per_epoch: float
-
-    @property
-    def epochs(self) -> float:
-        return self.total_steps / self.steps_per_epoch
-
-    def steps(self, epochs: float) -> int:
-        """The number of steps nearest to `epochs`, at least 1; 0 for 0."""
-        return max(1, round(epochs * self.steps_per_epoch)) if epochs else 0
-
-
-# --- schedules -------------------------------------------------------------------
-
-
-def epoch_of(step: Array, clock: Clock, *, per: str, first: int) -> Array:
-    """The time that a schedule sees, in epochs.
-
-    per: "step" gives step / steps_per_epoch; "epoch" only its whole part plus
-    `first`, the number of the first epoch (0, or 1 where the code counts from 1).
-    """
-    if per == "step":
-        return step / clock.steps_per_epoch
-    if float(clock.steps_per_epoch).is_integer():
-        return step // int(clock.steps_per_epoch) + first
-    return jnp.floor(step / clock.steps_per_epoch + 1e-4) + first
-
-
-WARMUP_RULES = ("from_start", "one_ahead", "both_ends")
-
-
-def warmup(time, start: float, peak: float, length: float, rule: str, tick: float):
-    """A linear climb from `start` to `peak` over `length`; a step takes `tick`.
-
-    rule: "from_start" is at `start` at time 0 and at `peak` at `length` (MAE, SimMIM);
-    "one_ahead" is one tick further, so that the first step already moves (HTDT);
-    "both_ends" is at `peak` one tick before `length` (SwAV).
-    """
-    ahead = tick if rule == "one_ahead" else 0.0
-    less = tick if rule == "both_ends" else 0.0
-    return start + (peak - start) * (time + ahead) / max(length - less, tick)
-
-
-def cosine(time: Array, *, peak: float, floor: float, start: float, end: float):
-    """Half a cosine from `peak` at `start` down to `floor` at `end`."""
-    progress = (time - start) / (end - start)
-    return floor + (peak - floor) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
-
-
-def warmup_cosine(
-    clock: Clock,
-    *,
-    peak: float,
-    floor: float,
-    restart: bool,
-    warmup_epochs: float,
-    warmup_start: float,
-    warmup_rule: str,
-    per: str,
-    first_epoch: int,
-) -> Schedule:
-    """Linear warm-up, then half a cosine down to `floor`.
-
-    restart: the cosine begins at the end of the warm-up (MAE, SwAV), else it is read
-    at the absolute time (SimMIM's timm scheduler: 0.9 of the peak as the warm-up
-    ends). The rest: see epoch_of and warmup.
-    """
-    begin = warmup_epochs if restart else 0
-
-    def fall(time, tick):
-        return cosine(time, peak=peak, floor=floor, start=begin, end=clock.epochs)
-
-    return _after_warmup(
-        clock, fall, peak, warmup_epochs, warmup_start, warmup_rule, per, first_epoch
-    )
-
-
-def warmup_steps(
-    clock: Clock,
-    *,
-    peak: float,
-    factor: float,
-    milestones: Sequence[float],
-    warmup_epochs: float,
-    warmup_start: float,
-    warmup_rule: str,
-    per: str,
-    first_epoch: int,
-) -> Schedule:
-    """Linear warm-up, then `peak` times `factor` for every milestone passed.
-
-    milestones: epochs; a negative one counts back from the end of the run.
-    """
-    drops = [m if m >= 0 else clock.epochs + m for m in milestones]
-
-    def fall(time, tick):
-        # Half a tick: a division may come out one rounding short of the milestone.
-        passed = sum(jnp.where(time > drop - tick / 2, 1, 0) for drop in drops)
-        return peak * factor**passed
-
-    return _after_warmup(
-        clock, fall, peak, warmup_epochs, warmup_start, warmup_rule, per, first_epoch
-    )
-
-
-def _after_warmup(clock, fall, peak, length, start, rule, per, first) -> Schedule:
-    check_name("schedule.per", per, ["step", "epoch"])
-    check_name("schedule.warmup_rule", rule, WARMUP_RULES)
-    tick = 1 / clock.steps_per_epoch if per == "step" else 1.0
-
-    def schedule(step):
-        time = epoch_of(step, clock, per=per, first=first)
-        climb = warmup(time, start, peak, length, rule, tick)
-        return jnp.where(time < length - tick / 2, climb, fall(time, tick))
-
-    return schedule
-
-
-SCHEDULES = {"cosine": warmup_cosine, "steps": warmup_steps}
-
-
-def make_schedule(config: Mapping, *, batch: int, clock: Clock) -> Schedule:
-    """The learning-rate schedule of config.schedule; prints what it comes to.
-
-    `base` and the other rates are multiplied by batch / 256, batch / 512 or 1, as
-    `rule` says: papers state the base, and mean different batches by it.
-    """
-    divisors = {"batch/256": 256, "batch/512": 512, "none": batch}
-    fields = dict(config)
-    name, base, rule = (fields.pop(k) for k in ("name", "base", "rule"))
-    check_name("schedule.rule", rule, divisors)
-    check_name("schedule.name", name, SCHEDULES)
-    scale = batch / divisors[rule]
-    for key in ("floor", "warmup_start"):
-        if key in fields:
-            fields[key] = fields[key] * scale
-    schedule = call("schedule", SCHEDULES[name], fields, clock=clock, peak=base * scale)
-    log.info(
-        "learning rate: base %g x %s (effective batch %d) = %g; %s over %d steps, "
-        "of which %d warm up",
-        base,
-        rule if rule != "none" else "1",
-        batch,
-        base * scale,
-        name,
-        clock.total_steps,
-        round(config["warmup_epochs"] * clock.steps_per_epoch),
-    )
-    return schedule
 
 
 # --- which parameters ------------------------------------------------------------
@@ -234,6 +77,31 @@ def scale_by_tree(scales) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
+def scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """Adam's moments, with the bias corrections 1 - b^t right to the last bit.
+
+    optax forms them in float32 as they stand, which for b2 = 0.999 leaves five digits
+    in the first steps; torch has them in float64. The state is optax' own.
+    """
+
+    def init(params):
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), zeros, zeros)
+
+    def update(updates, state, params=None):
+        count = state.count + 1
+        mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, updates)
+        nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, updates)
+        first = -jnp.expm1(count * math.log(b1))
+        second = -jnp.expm1(count * math.log(b2))
+        updates = jax.tree.map(
+            lambda m, v: (m / first) / (jnp.sqrt(v / second) + eps), mu, nu
+        )
+        return updates, optax.ScaleByAdamState(count, mu, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
 def scale_by_larc(trust_coefficient: float, weight_decay: float, eps: float):
     """apex' LARC without clipping: g <- (g + wd p) * trust |p| / (|g| + wd |p| + eps).
 
@@ -254,14 +122,18 @@ def scale_by_larc(trust_coefficient: float, weight_decay: float, eps: float):
 
 def adamw(lr, mask, *, b1: float, b2: float, eps: float, weight_decay: float):
     """Decoupled decay, multiplied by the scheduled rate (torch's AdamW)."""
-    return optax.adamw(lr, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask)
+    return optax.chain(
+        scale_by_adam(b1, b2, eps),
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.scale_by_learning_rate(lr),
+    )
 
 
 def adam(lr, mask, *, b1: float, b2: float, eps: float, weight_decay: float):
     """Decay added to the gradient before the moments (torch's Adam)."""
     return optax.chain(
         optax.add_decayed_weights(weight_decay, mask),
-        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+        scale_by_adam(b1, b2, eps),
         optax.scale_by_learning_rate(lr),
     )
 

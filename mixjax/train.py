@@ -7,7 +7,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mixjax import data, evals, flops, groups, logs, meshes, methods, models, optim
+from mixjax import (
+    data,
+    evals,
+    flops,
+    groups,
+    logs,
+    meshes,
+    methods,
+    models,
+    optim,
+    schedules,
+)
 from mixjax.checkpoint import Checkpoints, warm_start
 from mixjax.interrupts import Interrupt
 from mixjax.state import Method, TrainState, Variables, step_key
@@ -20,7 +31,7 @@ log = logging.getLogger("mixjax")
 def make_step(
     method: Method,
     optimizer: optax.GradientTransformation,
-    schedule: optim.Schedule,
+    schedule: schedules.Schedule,
     augment: Callable,
     config,
 ) -> Callable:
@@ -73,15 +84,15 @@ def make_step(
     return step
 
 
-def make_clock(config, steps_per_epoch: int) -> optim.Clock:
+def make_clock(config, steps_per_epoch: int) -> schedules.Clock:
     """How long the run is: config.epochs, or config.steps where that is set.
 
     With `steps` the whole recipe shrinks or stretches: schedules, warm-up and the
     intervals of evaluation and saving keep their share of the run.
     """
     if config.steps:
-        return optim.Clock(config.steps, config.steps / config.epochs)
-    return optim.Clock(round(config.epochs * steps_per_epoch), steps_per_epoch)
+        return schedules.Clock(config.steps, config.steps / config.epochs)
+    return schedules.Clock(round(config.epochs * steps_per_epoch), steps_per_epoch)
 
 
 def first_state(variables: Variables, optimizer) -> TrainState:
@@ -172,7 +183,7 @@ def train(config, workdir: Workdir, stop: Interrupt) -> None:
     network = models.make(config.model)
     example = sets.example(network.geometry)
     method = methods.make(config.method, network, total_steps=clock.total_steps)
-    schedule = optim.make_schedule(config.schedule, batch=config.batch, clock=clock)
+    schedule = schedules.make(config.schedule, batch=config.batch, clock=clock)
 
     # Shapes, then where they lie, then arrays.
     key = jax.random.key(config.seed)

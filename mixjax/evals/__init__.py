@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from mixjax.errors import Preempted
-from mixjax.optim import Clock
 from mixjax.registry import call, load
+from mixjax.schedules import Clock
 
 log = logging.getLogger("mixjax")
 

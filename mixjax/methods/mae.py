@@ -6,18 +6,52 @@
     t    = patches, each normalised by its own mean and deviation   table 1d
     loss = mean over hidden patches of mean over pixels (y - t)^2
 
-Departures: none known. The class token is encoded but unused by the loss; what the
-evaluators read is the encoder's `pool` over all patches of the image.
+Departures: none known. The class token is encoded but the loss does not use it; what
+evaluators read is the encoder's `pool` of all patches.
 """
 
 import jax
 
 from mixjax.errors import UsageError
 from mixjax.mixtures import tokens
+from mixjax.mixtures.tokens import Masking
 from mixjax.objectives import pixels
 from mixjax.state import Aux, Method, Network, Variables, example_keys
 
 Array = jax.Array
+
+
+def reconstruct(
+    network: Network,
+    params,
+    stats,
+    images: Array,
+    masking: Masking,
+    visible: int,
+    **how,
+):
+    """Encodes the `visible` kept patches, decodes all: (outputs, stats).
+
+    outputs: tokens [B, 1 + V, D] in shuffled order, prediction [B, L, P].
+    """
+    return network.apply(
+        params,
+        stats,
+        images,
+        encoder={"select": lambda x: tokens.keep(x, masking, visible)},
+        decoder={"restore": lambda x, mask: tokens.unshuffle(x, mask, masking)},
+        **how,
+    )
+
+
+def reconstruction_loss(
+    prediction: Array, images: Array, patch: int, masking: Masking, norm_pix: bool
+) -> Array:
+    """The mean squared error over hidden patches; prediction [B, L, P], a scalar."""
+    target = pixels.patchify(images, patch)
+    if norm_pix:
+        target = pixels.normalise(target)
+    return pixels.masked_mse(prediction, target, masking.kept)
 
 
 def make(
@@ -26,7 +60,7 @@ def make(
     """MAE with `mask_ratio` of the patches hidden; norm_pix: normalised targets."""
     grid, patch = network.geometry.grid, network.geometry.patch
     length = grid[0] * grid[1]
-    visible = int(length * (1 - mask_ratio))  # truncated, as the official code does
+    visible = int(length * (1 - mask_ratio))  # truncated, as in the official code
     if not 0 < visible < length:
         raise UsageError(
             f"method.mask_ratio={mask_ratio} keeps {visible} of {length} patches; "
@@ -37,53 +71,40 @@ def make(
         params, stats = network.init(rng, batch["views"][0])
         return Variables(params, stats, teacher={}, memory={})
 
-    def reconstruct(params, stats, images, masking, train, rng=None):
-        return network.apply(
-            params,
-            stats,
-            images,
-            train=train,
-            rng=rng,
-            encoder=dict(select=lambda x: tokens.keep(x, masking, visible)),
-            decoder=dict(restore=lambda x, m: tokens.unshuffle(x, m, masking)),
-        )
+    def masks(rng, batch):
+        return tokens.random_masking(example_keys(rng, batch["index"]), length, visible)
 
     def loss(params, state, batch, rng):
-        images = batch["views"][0]
-        keys = example_keys(rng, batch["index"])
-        masking = tokens.random_masking(keys, length, visible)
-        outputs, stats = reconstruct(params, state.stats, images, masking, True, rng)
-        target = pixels.patchify(images, patch)
-        if norm_pix:
-            target = pixels.normalise(target)
-        value = pixels.masked_mse(outputs["prediction"], target, masking.kept)
+        images, masking = batch["views"][0], masks(rng, batch)
+        outputs, stats = reconstruct(
+            network, params, state.stats, images, masking, visible, train=True, rng=rng
+        )
+        value = reconstruction_loss(
+            outputs["prediction"], images, patch, masking, norm_pix
+        )
         return value, Aux(stats, carry={}, metrics={})
 
     def show(state, batch, rng):
-        """Panels in the order of the paper's figure 2; pictures in input units."""
-        images = batch["views"][0]
-        keys = example_keys(rng, batch["index"])
-        masking = tokens.random_masking(keys, length, visible)
-        outputs, _ = reconstruct(state.params, state.stats, images, masking, False)
+        images, masking = batch["views"][0], masks(rng, batch)
+        outputs, _ = reconstruct(
+            network, state.params, state.stats, images, masking, visible, train=False
+        )
         patches, prediction = pixels.patchify(images, patch), outputs["prediction"]
         caption = "reconstruction"
         if norm_pix:
+            # The prediction alone is not a picture: it lacks what was normalised away.
             mean, deviation = pixels.statistics(patches)
             prediction = prediction * deviation + mean
             caption += ", with each patch's true mean and deviation"
         kept = masking.kept[:, :, None]
-
-        def picture(x):
-            return pixels.unpatchify(x, grid, patch)
-
-        return {
-            "input": images,
-            f"kept: {visible} of {length} patches": picture(patches * kept),
-            caption: picture(prediction),
-            "reconstruction and kept patches": picture(
-                patches * kept + prediction * (1 - kept)
-            ),
+        whole = patches * kept + prediction * (1 - kept)
+        panels = {
+            "input": patches,
+            f"kept: {visible} of {length} patches": patches * kept,
+            caption: prediction,
+            "reconstruction and kept patches": whole,
         }
+        return {k: pixels.unpatchify(x, grid, patch) for k, x in panels.items()}
 
     return Method(
         init=init,

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 
 from mixjax.errors import check_name
-from mixjax.models import decoders
+from mixjax.models import decoders, heads
 from mixjax.registry import call, load
 from mixjax.state import Geometry, Network
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-PARTS = {"decoder": decoders.TokenDecoder}
+PARTS = {"decoder": decoders.TokenDecoder, "classifier": heads.Classifier}
 
 
 def make(config: Mapping) -> Network:

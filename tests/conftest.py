@@ -1,0 +1,33 @@
+"""Settings of the whole suite: eight simulated devices, one compilation cache."""
+
+import os
+import tempfile
+
+# Before jax is imported, and inherited by the runs that tests start.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+CACHE = os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="mixjax-xla-")
+)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+import shutil  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+def pytest_sessionfinish(session):
+    if "mixjax-xla-" in CACHE:
+        shutil.rmtree(CACHE, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of real pictures beside the checkout; tests that need it say so."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"needs the pictures in {SHARED}/data, which are not here")
+    return SHARED
