@@ -18,6 +18,7 @@ from mixjax.models.attention import SelfAttention
 from mixjax.models.dense import dense
 
 Array = jax.Array
+REMAT = {"block": None, "dots": jax.checkpoint_policies.dots_saveable}
 
 
 def gelu(x: Array) -> Array:
@@ -79,9 +80,7 @@ def run_blocks(
         return block(parent=None).apply({"params": params}, x)
 
     if remat != "none":
-        policies = {"block": None, "dots": jax.checkpoint_policies.dots_saveable}
-        check_name("remat", remat, [*policies, "none"])
-        layer = jax.checkpoint(layer, policy=policies[remat])
+        layer = jax.checkpoint(layer, policy=REMAT[remat])
     params = [parent.variables["params"][name] for name in names]
     if not scan:
         for p in params:
@@ -151,6 +150,7 @@ class ViT(nn.Module):
             )
         check_name("model.encoder.position", self.position, ["sincos", "learned"])
         check_name("model.encoder.pool", self.pool, ["class", "mean", "mean_norm"])
+        check_name("model.encoder.remat", self.remat, ["none", *REMAT])
 
     @property
     def grid(self) -> tuple[int, int]:
