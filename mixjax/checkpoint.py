@@ -44,7 +44,11 @@ class Checkpoints:
         )
 
     def latest(self) -> int | None:
-        """The step of the newest complete checkpoint, None in a fresh workdir."""
+        """The step of the newest complete checkpoint, None in a fresh workdir.
+
+        Waits for one that is being written.
+        """
+        self._manager.wait_until_finished()
         return self._manager.latest_step()
 
     def due(self, step: int) -> bool:

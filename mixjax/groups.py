@@ -16,8 +16,7 @@ def split(x: Array, groups: int) -> Array:
 
     Raises ValueError if G does not divide B.
     """
-    if x.shape[0] % groups:
-        raise ValueError(f"a batch of {x.shape[0]} does not split into {groups} groups")
+    _check(x, groups)
     return x.reshape(groups, x.shape[0] // groups, *x.shape[1:])  # [G, B / G, ...]
 
 
@@ -30,7 +29,13 @@ def deal(x: Array, parts: int) -> Array:
     """[B, ...] -> [parts, B / parts, ...], example i to part i % parts.
 
     For work in turns, such as gradient accumulation: every part lies on all devices,
-    and as the rows of a device stay on it, nothing is sent.
+    and as the rows of a device stay on it, nothing is sent. ValueError as for split.
     """
+    _check(x, parts)
     x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:])
     return x.swapaxes(0, 1)  # [parts, B / parts, ...]
+
+
+def _check(x: Array, parts: int) -> None:
+    if x.shape[0] % parts:
+        raise ValueError(f"a batch of {x.shape[0]} does not split into {parts} parts")

@@ -12,6 +12,7 @@ import math
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -29,9 +30,9 @@ IN_FLIGHT = 2  # steps that may run ahead of the host; more would pile up batche
 def start(workdir: Path | None = None) -> None:
     """Sends the log to the console and, once there is one, to workdir/train.log.
 
-    The libraries' own chatter stays out unless it is a warning.
+    The libraries' own chatter stays out unless it is an error.
     """
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    logging.getLogger("absl").setLevel(logging.ERROR)
     log.setLevel(logging.INFO)
     log.propagate = False
     for handler in log.handlers:
@@ -118,7 +119,10 @@ class Recorder:
         total_steps: int,
         batch: int,
         examples: int,
+        steps_per_epoch: int,
         tensors: list[str],
+        unreadable: set[str],
+        last_good: Callable,
         work: float | None,
         peak: float | None,
         every: int,
@@ -126,15 +130,18 @@ class Recorder:
     ):
         """notes: of the checkpoint that the run starts from, at `step`.
 
-        examples: in the training set. tensors: names for "grad_squares". work: matrix
-        operations of a step; peak: what all devices could do in a second.
+        examples, steps_per_epoch: of the training set. tensors: names for "grad_squares". unreadable:
+        pictures found broken so far. last_good: () -> step of the newest checkpoint.
+        work: matrix operations of a step; peak: what all devices could do in a second.
         """
         self.writer = Writer(workdir, length=notes["metrics_bytes"], step=step)
         self._window = notes["window"]  # [[step, {name: value}], ...] not yet written
         self._newest = self._window[-1][1] if self._window else {}
         self._flying: deque = deque()  # (step, metrics on the devices)
         self._total, self._batch, self._examples = total_steps, batch, examples
+        self._per_epoch = steps_per_epoch
         self._tensors, self._work, self._peak = tensors, work, peak
+        self._unreadable, self._last_good = unreadable, last_good
         self._every, self._seconds = every, seconds
         self._begun = self._start = time.monotonic()
         self._first = True
@@ -179,6 +186,7 @@ class Recorder:
             "window": self._window,
             "metrics_bytes": self.writer.length(),
             "evaluated": evaluated,
+            "examples": self._examples,
         }
 
     def close(self) -> None:
@@ -192,7 +200,8 @@ class Recorder:
         if not (np.isfinite(values["loss"]) and np.isfinite(squares).all()):
             pairs = zip(self._tensors, squares, strict=True)
             bad = [name for name, square in pairs if not np.isfinite(square)]
-            raise Diverged(_sentence(step, float(values["loss"]), bad))
+            loss = float(values["loss"])
+            raise Diverged(_sentence(step, loss, bad, self._last_good()))
         values["grad_norm"] = math.sqrt(squares.sum(dtype=np.float64))
         self._newest = {name: float(value) for name, value in values.items()}
         self._window.append([step, self._newest])
@@ -204,7 +213,7 @@ class Recorder:
         means = {n: float(np.mean([v[n] for _, v in self._window])) for n in names}
         means["lr"] = self._newest["lr"]
         means["examples_seen"] = step * self._batch
-        means["epoch"] = step * self._batch / self._examples
+        means["epoch"] = step / self._per_epoch
         self.writer.metrics(step, {f"train/{n}": v for n, v in means.items()})
         self._window = []
 
@@ -219,20 +228,21 @@ class Recorder:
         }
         if self._work and self._peak:
             rates["perf/mfu"] = self._work / seconds / self._peak
+        if self._unreadable:
+            rates["data/unreadable"] = len(self._unreadable)
         self.writer.perf(step, rates)
-        log.info(
-            "step %d/%d  epoch %.2f  loss %.4f  lr %.3g  %.4g img/s  data wait %.0f%%%s"
-            "  eta %s",
-            step,
-            self._total,
-            step * self._batch / self._examples,
-            self._newest["loss"],
-            self._newest["lr"],
-            rates["perf/img_per_sec"],
-            100 * wait,
-            f"  mfu {rates['perf/mfu']:.1%}" if "perf/mfu" in rates else "",
-            clock(rates["perf/eta_s"]),
-        )
+        parts = [
+            f"step {step}/{self._total}",
+            f"epoch {step / self._per_epoch:.2f}",
+            f"loss {self._newest['loss']:.4f}",
+            f"lr {self._newest['lr']:.3g}",
+            f"{rates['perf/img_per_sec']:.4g} img/s",
+            f"data wait {wait:.0%}",
+            f"mfu {rates['perf/mfu']:.1%}" if "perf/mfu" in rates else "",
+            f"{len(self._unreadable)} unreadable" if self._unreadable else "",
+            f"eta {clock(rates['perf/eta_s'])}",
+        ]
+        log.info("%s", "  ".join(filter(None, parts)))
         if wait > 0.1:
             log.info(
                 "  the devices wait for data: try more data.threads, antialias=False "
@@ -241,11 +251,13 @@ class Recorder:
         self._reset()
 
 
-def _sentence(step: int, loss: float, bad: list[str]) -> str:
-    if not bad:
-        return f"step {step}: the loss is {loss}; all gradients are finite"
+def _sentence(step: int, loss: float, bad: list[str], good: int | None) -> str:
     some = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
-    return f"step {step}: loss {loss}; not finite are the gradients of {some}"
+    which = f"not finite are the gradients of {some}" if bad else "gradients are finite"
+    kept = "no checkpoint was written before"
+    if good is not None:
+        kept = f"the checkpoint of step {good} is the last good one, and kept"
+    return f"step {step}: loss {loss}; {which}; {kept}."
 
 
 def clock(seconds: float) -> str:
@@ -254,9 +266,10 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
-def summary(path: Path) -> list[str]:
-    """What a finished metrics.jsonl says from its first line to its last."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+def summary(workdir: Path) -> list[str]:
+    """What a finished run has to show: its numbers from first to last, its pictures."""
+    text = (workdir / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
     said = []
     for name in ("train/loss", *sorted({k for x in lines for k in x if "top1" in k})):
         points = [(x["step"], x[name]) for x in lines if name in x]
@@ -264,4 +277,6 @@ def summary(path: Path) -> list[str]:
             (first, was), (last, now) = points[0], points[-1]
             start = "untrained" if first == 0 else f"step {first}"
             said.append(f"{name}  {was:.4g} ({start}) -> {now:.4g} (step {last})")
-    return said
+    figures = sorted((workdir / "figures").glob("*.png"))
+    said += [f"picture  {figures[-1]}"] if figures else []
+    return [*said, f"workdir  {workdir}"]

@@ -14,65 +14,27 @@ Exit codes: 0 done, 1 unforeseen error, 2 bad config or path (nothing was starte
 import sys
 from pathlib import Path
 
-from absl import flags
-from ml_collections import config_flags
-
 from mixjax import errors
-
-CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe.")
-WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run.")
-
-
-def parse(argv: list[str]) -> None:
-    """Parses flags; whatever is wrong with them becomes one UsageError."""
-    if not any(a.startswith("--config=") for a in argv):
-        raise errors.UsageError("--config is missing; try configs/quickstart.py.")
-    try:
-        rest = flags.FLAGS(argv)
-    except flags.Error as error:
-        raise errors.UsageError(f"{error}".replace("\n", " ")) from error
-    except (AttributeError, KeyError, IndexError, TypeError) as error:
-        raise errors.UsageError(unknown_field(argv)) from error
-    if len(rest) > 1:
-        raise errors.UsageError(f"{rest[1]!r} is no flag; write --name=value.")
-
-
-def unknown_field(argv: list[str]) -> str:
-    """The sentence for the first --config.FIELD that the recipe does not have."""
-    recipe = next(a for a in argv if a.startswith("--config="))
-    flags.FLAGS.unparse_flags()
-    config = flags.FLAGS([argv[0], recipe]) and CONFIG.value
-    for flag in argv:
-        here, path = config, flag.partition("=")[0].split(".")
-        for word in path[1:] if path[0] == "--config" else []:
-            if not hasattr(here, "keys") or word not in here:
-                known = here.keys() if hasattr(here, "keys") else []
-                near = errors.nearest(word, known)
-                return f"{'.'.join(path)[2:]} is no field of the recipe; {near}"
-            here = here[word]
-    return f"one of these flags does not fit the recipe: {' '.join(argv[1:])}"
 
 
 def run(argv: list[str]) -> int:
-    """Trains as the flags say; returns the exit code."""
-    from mixjax import cpu, interrupts
+    """Trains as the flags (without the program's name) say; returns the exit code."""
+    from mixjax import cpu, interrupts, recipes
 
     stop = interrupts.Interrupt().install()
-    workdir = None
     try:
-        parse(argv)
+        config, given = recipes.read(argv, workdir=None)
+        recipe = Path(given["config"].partition(":")[0]).stem
+        cpu.tune()
         from mixjax.workdir import Workdir
 
-        recipe = config_flags.get_config_filename(flags.FLAGS["config"])
-        where = WORKDIR.value or f"runs/{Path(recipe.partition(':')[0]).stem}"
-        workdir = Workdir(where, CONFIG.value)
+        workdir = Workdir(given["workdir"] or f"runs/{recipe}", config)
         if workdir.finished:
             print(f"the run in {workdir.path} is complete; nothing to do")
             return errors.DONE
-        cpu.tune()
         from mixjax import train
 
-        train.train(CONFIG.value, workdir, stop)
+        train.train(config, workdir, stop)
         return errors.DONE
     except errors.UsageError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -89,4 +51,4 @@ if __name__ == "__main__":
     if any(a in ("-h", "-help", "--help", "--helpfull") for a in sys.argv[1:]):
         print(__doc__)
         sys.exit(errors.DONE)
-    sys.exit(run(sys.argv))
+    sys.exit(run(sys.argv[1:]))

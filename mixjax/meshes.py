@@ -87,9 +87,11 @@ def to_devices(mesh: Mesh, rows: dict[str, np.ndarray]) -> dict[str, jax.Array]:
 
 def check_batch(mesh: Mesh, batch: int, parts: int, field: str = "batch") -> None:
     """UsageError unless `batch` divides over all devices in each of `parts` parts."""
+    if parts < 1:
+        raise UsageError(f"accumulate={parts} must be at least 1.")
     unit = mesh.size * parts
     if batch < 1 or batch % unit:
-        low = batch // unit * unit
+        low = max(batch, 0) // unit * unit
         fits = " or ".join(str(n) for n in (low, low + unit) if n > 0)
         why = f"{mesh.size} device" + "s" * (mesh.size > 1)
         if parts > 1:

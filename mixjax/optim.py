@@ -15,7 +15,7 @@ import optax
 
 from mixjax.errors import UsageError, check_name
 from mixjax.meshes import path_name
-from mixjax.registry import call
+from mixjax.registry import call, take
 
 Array = jax.Array
 Schedule = Callable[[Array], Array]
@@ -68,11 +68,18 @@ def layer_scales(params, decay: float, depth: int):
 
 
 def scale_by_tree(scales) -> optax.GradientTransformation:
-    """Multiplies each update by its own constant; 1 leaves it untouched."""
+    """Multiplies each update by its own constant; 1 leaves it untouched.
+
+    0 freezes, whatever the gradient is: x + -0.0 is x for every x, -0.0 too.
+    """
+
+    def one(u, scale):
+        if scale == 1:
+            return u
+        return u * scale if scale else jnp.full_like(u, -0.0)
 
     def update(updates, state, params=None):
-        scaled = jax.tree.map(lambda u, s: u if s == 1 else u * s, updates, scales)
-        return scaled, state
+        return jax.tree.map(one, updates, scales), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
@@ -183,9 +190,8 @@ def make(config: Mapping, schedule: Schedule, params) -> optax.GradientTransform
     parameter paths, the first match counts; 0 freezes bit for bit.
     """
     fields = dict(config)
-    name = fields.pop("name")
-    vectors, exempt, lr_rules = (
-        fields.pop(k) for k in ("decay_vectors", "decay_exempt", "lr_rules")
+    name, vectors, exempt, lr_rules = take(
+        "optim", fields, "name", "decay_vectors", "decay_exempt", "lr_rules"
     )
     check_name("optim.name", name, OPTIMIZERS)
     for regex in (*exempt, *(regex for regex, _ in lr_rules)):

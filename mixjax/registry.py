@@ -21,6 +21,17 @@ def load(package: ModuleType | str, name: str, field: str) -> ModuleType:
     return importlib.import_module(f"{package.__name__}.{name}")
 
 
+def take(section: str, fields: dict, *names: str) -> list:
+    """Removes `names` from the fields of a config section and returns their values.
+
+    UsageError names the first that is missing.
+    """
+    for name in names:
+        if name not in fields:
+            raise UsageError(f"{section}.{name} is missing from the config.")
+    return [fields.pop(name) for name in names]
+
+
 def call(section: str, function: Callable, fields: Mapping, **context):
     """Calls `function` with the fields of a config section.
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from mixjax.errors import check_name
-from mixjax.registry import call
+from mixjax.registry import call, take
 
 Array = jax.Array
 Schedule = Callable[[Array], Array]
@@ -148,7 +148,7 @@ def make(config: Mapping, *, batch: int, clock: Clock) -> Schedule:
     """
     divisors = {"batch/256": 256, "batch/512": 512, "none": batch}
     fields = dict(config)
-    name, base, rule = (fields.pop(k) for k in ("name", "base", "rule"))
+    name, base, rule = take("schedule", fields, "name", "base", "rule")
     check_name("schedule.rule", rule, divisors)
     check_name("schedule.name", name, SCHEDULES)
     scale = batch / divisors[rule]

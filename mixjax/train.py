@@ -20,6 +20,7 @@ from mixjax import (
     schedules,
 )
 from mixjax.checkpoint import Checkpoints, warm_start
+from mixjax.errors import UsageError
 from mixjax.interrupts import Interrupt
 from mixjax.state import Method, TrainState, Variables, step_key
 from mixjax.workdir import Workdir
@@ -118,15 +119,22 @@ def make_init(method: Method, optimizer, example: dict) -> Callable:
     return init
 
 
-def begin(config, saved: Checkpoints, init: Callable, layout) -> tuple:
+def begin(config, saved: Checkpoints, init: Callable, layout, examples: int) -> tuple:
     """(state, notes): the newest checkpoint's, or else a new state's.
 
     layout: shapes and shardings; a new state is born on them, a saved one read there.
+    examples: in the training set, which must be as many as before.
     """
     step = saved.latest()
     if step is not None:
         log.info("continuing from the checkpoint of step %d", step)
-        return saved.restore(step, layout)
+        state, notes = saved.restore(step, layout)
+        if notes["examples"] != examples:
+            raise UsageError(
+                f"data.source has {examples} training examples now but had "
+                f"{notes['examples']} when this run began; take another --workdir."
+            )
+        return state, notes
     shardings = jax.tree.map(lambda s: s.sharding, layout)
     state = jax.jit(init, out_shardings=shardings)(jax.random.key(config.seed))
     if config.init_from:
@@ -138,6 +146,33 @@ def begin(config, saved: Checkpoints, init: Callable, layout) -> tuple:
 def names(params) -> list[str]:
     """The paths of all tensors, in the order of jax.tree.leaves."""
     return [meshes.path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
+
+
+def check_parts(method: Method, accumulate: int) -> None:
+    """UsageError if the method's loss may not be taken over parts of the batch."""
+    if accumulate > 1 and not method.divisible:
+        raise UsageError(
+            f"accumulate={accumulate}: this method compares the examples of a batch "
+            f"with each other, so its parts are another loss; only 1 is possible."
+        )
+
+
+def introduce(mesh, sets: data.Datasets, clock, batch: int, params) -> None:
+    """Says on what, with what and for how long this run trains."""
+    log.info("devices: %s", meshes.describe(mesh))
+    log.info("data: %s", sets.describe())
+    sizes = {
+        part: sum(x.size for x in jax.tree.leaves(params[part])) for part in params
+    }
+    parts = ", ".join(f"{part} {size / 1e6:.2f} M" for part, size in sizes.items())
+    log.info("parameters: %s", parts)
+    log.info(
+        "plan: %d steps of %d examples, %d on each device; %.4g epochs of the data",
+        clock.total_steps,
+        batch,
+        batch // mesh.size,
+        clock.total_steps / sets.steps_per_epoch,
+    )
 
 
 def speed(config, mesh, clock, variables: Variables, example: dict) -> dict:
@@ -183,11 +218,13 @@ def train(config, workdir: Workdir, stop: Interrupt) -> None:
     network = models.make(config.model)
     example = sets.example(network.geometry)
     method = methods.make(config.method, network, total_steps=clock.total_steps)
+    check_parts(method, config.accumulate)
     schedule = schedules.make(config.schedule, batch=config.batch, clock=clock)
 
     # Shapes, then where they lie, then arrays.
     key = jax.random.key(config.seed)
     variables = jax.eval_shape(method.init, key, example)
+    introduce(mesh, sets, clock, config.batch, variables.params)
     optimizer = optim.make(config.optim, schedule, variables.params)
     init = make_init(method, optimizer, example)
     layout = meshes.lay_out(mesh, jax.eval_shape(init, key), config.mesh.rules)
@@ -199,7 +236,7 @@ def train(config, workdir: Workdir, stop: Interrupt) -> None:
         keep=config.checkpoint.keep,
         keep_every=clock.steps(config.checkpoint.keep_every_epochs),
     )
-    state, notes = begin(config, saved, init, layout)
+    state, notes = begin(config, saved, init, layout, sets.size)
 
     # The step, and what watches over it.
     shardings = jax.tree.map(lambda s: s.sharding, layout)
@@ -218,7 +255,10 @@ def train(config, workdir: Workdir, stop: Interrupt) -> None:
         total_steps=clock.total_steps,
         batch=config.batch,
         examples=sets.size,
+        steps_per_epoch=sets.steps_per_epoch,
         tensors=names(variables.params),
+        unreadable=sets.train.unreadable,
+        last_good=saved.latest,
         **speed(config, mesh, clock, variables, example),
         **config.log,
     )
@@ -250,5 +290,5 @@ def train(config, workdir: Workdir, stop: Interrupt) -> None:
     saved.close()
     stop.check()
     workdir.finish(step)
-    for line in logs.summary(workdir.path / "metrics.jsonl"):
+    for line in logs.summary(workdir.path):
         log.info(line)

@@ -84,15 +84,15 @@ class Workdir:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UsageError(f"--workdir={path} is in use by another run.") from error
-        settings = as_json(config)
-        saved = self.path / "config.json"
-        if saved.exists():
-            check_config(json.loads(saved.read_text()), settings, self.path)
-        elif (self.path / "checkpoints").exists():
-            raise UsageError(
-                f"--workdir={path} has checkpoints but no config.json; take another."
-            )
-        write(saved, json.dumps(settings, indent=2) + "\n")
+        self._settings = as_json(config)
+        if any(self.path.glob("checkpoints/[0-9]*")):
+            saved = self.path / "config.json"
+            if not saved.exists():
+                raise UsageError(
+                    f"--workdir={path} has checkpoints but no config.json; take "
+                    f"another."
+                )
+            check_config(json.loads(saved.read_text()), self._settings, self.path)
 
     @property
     def finished(self) -> bool:
@@ -103,7 +103,12 @@ class Workdir:
         write(self.path / "DONE", f"{step}\n")
 
     def record(self, devices: str, params) -> None:
-        """Writes env.txt, git.txt and parameters.txt; params: arrays or shapes."""
+        """Writes config.json, env.txt, git.txt and parameters.txt.
+
+        From here on the folder belongs to this config. params: arrays or shapes.
+        """
+        settings = json.dumps(self._settings, indent=2)
+        write(self.path / "config.json", settings + "\n")
         table = parameter_overview.get_parameter_overview(params, include_stats=False)
         write(self.path / "parameters.txt", table + "\n")
         packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")

@@ -12,6 +12,7 @@ CACHE = os.environ.setdefault(
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
+import logging  # noqa: E402
 import shutil  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -31,3 +32,16 @@ def shared():
     if not (SHARED / "data").is_dir():
         pytest.skip(f"needs the pictures in {SHARED}/data, which are not here")
     return SHARED
+
+
+@pytest.fixture
+def said():
+    """A list that grows by the lines that the project logs."""
+    lines, log, handler = [], logging.getLogger("mixjax"), logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    yield lines
+    log.removeHandler(handler)
+    log.setLevel(level)

@@ -72,6 +72,12 @@ class Datasets:
     def steps_per_epoch(self) -> int:
         return self.size // self._batch
 
+    def describe(self) -> str:
+        """The training set in words."""
+        labels = f"{self.classes} classes" if self.classes else "no labels"
+        where = "kept on the devices" if self._on_device else f"{self._threads} threads"
+        return f"{self._source.name}, {self.size} examples, {labels}, {where}"
+
     def _check_same_start(self) -> None:
         starts = {v.start for v in (*self._views, self.eval_view)}
         if len(starts) > 1 or any("decode_crop" in s for s in starts):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from mixjax.errors import Preempted
-from mixjax.registry import call, load
+from mixjax.registry import call, load, take
 from mixjax.schedules import Clock
 
 log = logging.getLogger("mixjax")
@@ -26,20 +26,22 @@ class Evaluator(NamedTuple):
 def make(config: Mapping, *, clock: Clock, **context) -> list[Evaluator]:
     """The evaluators of config.evals.
 
-    every_epochs: how often, in epochs; at_start: also on the untrained network. The
-    end of the run is always due. context: what an evaluator may use (sets, method,
-    mesh, workdir, check).
+    every_epochs: how often, in epochs, 0 for only at the end, which is always due;
+    at_start: also on the untrained network. context: what an evaluator may use (sets,
+    method, mesh, workdir, check).
     """
     found = []
     for name, section in config.items():
         fields = dict(section)
-        every, at_start = fields.pop("every_epochs"), fields.pop("at_start")
-        file = load(__name__, fields["name"], f"evals.{name}.name")
+        kind, every, at_start = take(
+            f"evals.{name}", fields, "name", "every_epochs", "at_start"
+        )
+        file = load(__name__, kind, f"evals.{name}.name")
         run = call(f"evals.{name}", file.make, fields, **context)
         if run is None:
             continue
-        steps = max(1, round(every * clock.steps_per_epoch))
-        found.append(Evaluator(name, _schedule(steps, at_start, clock), run))
+        due = _schedule(clock.steps(every), at_start, clock)
+        found.append(Evaluator(name, due, run))
     return found
 
 
@@ -47,7 +49,7 @@ def _schedule(every: int, at_start: bool, clock: Clock) -> Callable:
     def due(step: int) -> bool:
         if step == 0:
             return at_start
-        return step % every == 0 or step == clock.total_steps
+        return (every > 0 and step % every == 0) or step == clock.total_steps
 
     return due
 

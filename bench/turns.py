@@ -1,0 +1,74 @@
+"""Contenders as processes that wait for their turn.
+
+While one runs the others sleep; round after round, a busy machine slows all alike.
+A script starts itself again with --worker=NAME for each contender; that process
+prepares, then calls `serve`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+
+import record
+
+
+class NotStarted(Exception):
+    """A contender ended before it was ready; the text is the end of its stderr."""
+
+
+def serve(facts: dict, turn: Callable[[], dict]) -> None:
+    """The worker's side: tells `facts`, then answers every line with `turn()`."""
+    print("READY " + json.dumps(facts), flush=True)
+    for _ in sys.stdin:
+        print("TURN " + json.dumps(turn()), flush=True)
+
+
+def start(name: str, **env: str) -> tuple[Callable[[], dict], Callable, dict]:
+    """Starts worker `name` -> (take a turn, end it, its facts)."""
+    process, errors = launch(name, env)
+    facts = answer(process, "READY ")
+    if facts is None:
+        errors.seek(0)
+        raise NotStarted(errors.read()[-800:])
+
+    def turn():
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        found = answer(process, "TURN ")
+        if found is None:
+            errors.seek(0)
+            raise RuntimeError(f"{name} ended early:\n{errors.read()[-800:]}")
+        return found
+
+    def end():
+        process.stdin.close()
+        process.stdout.close()
+        process.wait()
+        errors.close()
+
+    return turn, end, facts
+
+
+def launch(name: str, env: dict[str, str]) -> tuple[subprocess.Popen, object]:
+    """This script's process for contender `name`, and the file of its stderr."""
+    errors = tempfile.TemporaryFile("w+")
+    process = subprocess.Popen(
+        [sys.executable, *sys.argv, f"--worker={name}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(record.ROOT), **env},
+    )
+    return process, errors
+
+
+def answer(process: subprocess.Popen, word: str) -> dict | None:
+    """What follows `word` on the worker's next line with it; None at its end."""
+    for line in process.stdout:
+        if line.startswith(word):
+            return json.loads(line[len(word) :])
+    return None

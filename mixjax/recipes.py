@@ -1,0 +1,112 @@
+"""From a command line to a configuration: a recipe, then --config.FIELD=VALUE."""
+
+import importlib.util
+import traceback
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from mixjax.errors import UsageError, nearest
+
+NO_RECIPES = ("__init__", "common")  # among the files of configs/
+
+
+def read(argv: list[str], **others: str | None) -> tuple[ConfigDict, dict]:
+    """Reads --config=FILE[:ARG], the fields set after it, and the flags in `others`.
+
+    argv: without the program's name; "--name value" is "--name=value". others: names
+    and defaults of further flags. Returns the configuration, and the values of
+    `others` together with "config", the text that was given for it. UsageError says
+    in one sentence what does not fit.
+    """
+    given = {}
+    for flag, value in pairs(argv):
+        if flag != "config" and flag not in others and not flag.startswith("config."):
+            near = nearest(flag, ["config", *others])
+            raise UsageError(f"--{flag} is no flag; {near}")
+        given[flag] = value
+    if "config" not in given:
+        raise UsageError("--config is missing; try --config=configs/quickstart.py.")
+    config = load(given["config"])
+    fields = {k: v for k, v in given.items() if k.startswith("config.")}
+    config = override(config, fields)
+    names = ("config", *others)
+    return config, {k: given.get(k, others.get(k)) for k in names}
+
+
+def pairs(argv: list[str]) -> list[tuple[str, str]]:
+    """["--a=1", "--b", "2"] -> [("a", "1"), ("b", "2")]."""
+    found, rest = [], list(argv)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-"):
+            raise UsageError(f"{word!r} is no flag; write --name=value.")
+        flag, equals, value = word.lstrip("-").partition("=")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise UsageError(f"--{flag} needs a value; write --{flag}=value.")
+            value = rest.pop(0)
+        found.append((flag, value))
+    return found
+
+
+def load(text: str) -> ConfigDict:
+    """The configuration of the recipe FILE[:ARG]: what its get_config(ARG) returns."""
+    name, _, argument = text.partition(":")
+    path = Path(name).expanduser()
+    if not path.is_file():
+        here = path.parent if path.parent.is_dir() else Path("configs")
+        known = [str(p) for p in here.glob("*.py") if p.stem not in NO_RECIPES]
+        near = nearest(name, known or ["configs/quickstart.py"])
+        raise UsageError(f"--config={name}: no such file; {near}")
+    try:
+        spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.get_config(argument)
+    except Exception as error:  # whatever a user's own file may raise
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f.lineno for f in frames if f.filename == str(path)]
+        where = f", line {lines[-1]}" if lines else ""
+        what = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise UsageError(f"--config={text}{where}: {what}{error}") from error
+
+
+def override(config: ConfigDict, fields: dict[str, str]) -> ConfigDict:
+    """`config` with "config.a.b": text put in, each as the type that is there."""
+    argv = [""]
+    for name, text in fields.items():
+        kind = kind_of(config, name)
+        if kind is int and is_whole(text):
+            text = str(int(float(text)))  # 1e3 is a number of steps, too
+        argv.append(f"--{name}={text}")
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+    try:
+        values(argv)
+    except flags.Error as error:
+        raise UsageError(f"{error}".replace("\n", " ")) from error
+    return values["config"].value
+
+
+def kind_of(config: ConfigDict, name: str):
+    """The type of the field "config.a.b"; UsageError with the nearest if unknown."""
+    *sections, last = name.split(".")[1:]
+    for depth, word in enumerate([*sections, last]):
+        if not isinstance(config, ConfigDict) or word not in config:
+            here = ".".join(["config", *sections, last][: depth + 2])
+            near = f"{here.rpartition('.')[0]} has no parts."
+            if isinstance(config, ConfigDict):
+                near = nearest(word, config)
+            raise UsageError(f"{here} is no field of the recipe; {near}")
+        config, kind = config[word], config.get_type(word)
+    return kind
+
+
+def is_whole(text: str) -> bool:
+    """Whether `text` is a whole number in any notation."""
+    try:
+        return float(text).is_integer()
+    except ValueError:
+        return False

@@ -1,0 +1,184 @@
+"""Which parameters an optimizer treats how, and the order of its operations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mixjax import models, optim
+from mixjax.errors import UsageError
+
+PART = {"width": 8, "depth": 2, "heads": 2, "mlp_ratio": 2.0}
+PART |= {"remat": "none", "scan": False}
+ENCODER = {"name": "vit", "image_size": (8, 8), "channels": 1, "patch": 4}
+ENCODER |= {"position": "learned", "pool": "class"}
+ADAMW = {"name": "adamw", "b1": 0.9, "b2": 0.95, "eps": 1e-8, "weight_decay": 0.05}
+ADAMW |= {"decay_vectors": False, "decay_exempt": (), "lr_rules": ()}
+SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.1}
+SGD |= {"decay_vectors": True, "decay_exempt": (), "lr_rules": ()}
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    """The parameters of a tiny ViT with learned positions and a decoder."""
+    config = {"precision": "float32", "encoder": PART | ENCODER, "decoder": PART}
+    init = models.make(config).init
+    images = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
+    return jax.eval_shape(init, jax.random.key(0), images)[0]
+
+
+def named(tree):
+    """{path: leaf} of a tree of dicts."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {"/".join(k.key for k in path): leaf for path, leaf in leaves}
+
+
+TOKENS = {"encoder/cls_token", "encoder/pos_embed", "decoder/mask_token"}
+
+
+def test_biases_and_norms_are_not_decayed(shapes):
+    mask = named(optim.decay_mask(shapes, False, ()))
+    decayed = {name for name, decays in mask.items() if decays}
+    kernels = {name for name in mask if name.endswith("/kernel")}
+    assert decayed == kernels | TOKENS
+    # Per block: qkv, proj, fc1, fc2; beside them patch embedding, embed and pred.
+    assert len(kernels) == 4 * 4 + 3
+    assert {n.split("/")[-1] for n in mask.keys() - decayed} == {"bias", "scale"}
+
+
+def test_exempt_paths_are_not_decayed(shapes):
+    mask = named(optim.decay_mask(shapes, False, ("cls_token", "pos_embed$")))
+    assert {n for n in TOKENS if mask[n]} == {"decoder/mask_token"}
+    assert mask["encoder/patch_embed/proj/kernel"]
+
+
+def test_vectors_are_decayed_where_asked(shapes):
+    mask = named(optim.decay_mask(shapes, True, ("^decoder/",)))
+    assert all(decays == name.startswith("encoder/") for name, decays in mask.items())
+
+
+def test_layers_of_our_network(shapes):
+    """Depth 2: layers 0 to 3, so decay 1/2 leaves 1/8, 1/4, 1/2 and 1."""
+    scales = named(optim.layer_scales(shapes, 0.5, 2))
+    for name, scale in scales.items():
+        first = name in TOKENS or "patch_embed" in name
+        want = 1 / 8 if first else 1 / 4 if "blocks_0" in name else 1 / 2
+        on_top = name.startswith("decoder/") or "encoder/norm/" in name
+        assert scale == (1 if on_top else want), name
+
+
+def run(config, params, grads, rates):
+    """The parameters after a step for every rate, always with the same gradients."""
+    tx = optim.make(config, lambda step: jnp.asarray(rates)[step], params)
+
+    def one(carry, _):
+        params, state = carry
+        updates, state = tx.update(grads, state, params)
+        return (jax.tree.map(jnp.add, params, updates), state), None
+
+    first = (params, tx.init(params))
+    scan = jax.jit(lambda first: jax.lax.scan(one, first, length=len(rates))[0][0])
+    return scan(first)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Parameters of two parts, and gradients."""
+    numbers = np.random.default_rng(0).normal(size=(2, 2, 3, 4)).astype(np.float32)
+    (a, b), (ga, gb) = jnp.asarray(numbers)
+    params = {"encoder": {"kernel": a}, "prototypes": {"kernel": b, "bias": b[0]}}
+    grads = {"encoder": {"kernel": ga}, "prototypes": {"kernel": gb, "bias": gb[0]}}
+    return params, grads
+
+
+@pytest.mark.parametrize("config", [ADAMW, SGD], ids=["adamw", "sgd"])
+def test_a_rate_of_zero_freezes_bit_for_bit(small, config):
+    params, grads = jax.tree.map(jnp.copy, small)
+    frozen = params["prototypes"]
+    frozen["bias"] = jnp.array([-0.0, 0.0, 1e-40, 3.0], jnp.float32)
+    grads["prototypes"]["bias"] = jnp.array([1.0, -1.0, jnp.inf, jnp.nan])
+    config = config | {"lr_rules": (("^prototypes/", 0.0),)}
+    after = run(config, params, grads, [0.1, 0.2, 0.3])
+    bits = lambda x: np.asarray(x).view(np.int32)
+    for key in frozen:
+        np.testing.assert_array_equal(bits(after["prototypes"][key]), bits(frozen[key]))
+    moved = after["encoder"]["kernel"] != params["encoder"]["kernel"]
+    assert moved.all()
+
+
+def test_the_first_rule_that_matches_counts(small):
+    params, grads = small
+    rates = [0.1, 0.2]
+    rules = (("kernel", 0.5), ("prototypes/", 3.0))
+    found = run(ADAMW | {"lr_rules": rules}, params, grads, rates)
+    half = run(ADAMW, params, grads, [r * 0.5 for r in rates])
+    triple = run(ADAMW, params, grads, [r * 3 for r in rates])
+    want = {"encoder": half["encoder"], "prototypes": dict(half["prototypes"])}
+    want["prototypes"]["bias"] = triple["prototypes"]["bias"]
+    for name, value in named(found).items():
+        np.testing.assert_allclose(value, named(want)[name], rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"lr_rules": (("prototype/", 0.0),)}, "rule 'prototype/' matches no param"),
+        ({"decay_exempt": ("pos_embed",)}, "rule 'pos_embed' matches no parameter"),
+        ({"name": "adamww"}, r"optim\.name 'adamww' .*'adamw' or 'adam'"),
+        ({"bb2": 0.999}, r"optim\.bb2 is no such field; did you mean 'b2'"),
+        ({"momentum": 0.9}, r"optim\.momentum is no such field; known: b1, b2, eps"),
+    ],
+)
+def test_make_names_what_is_wrong(small, change, message):
+    with pytest.raises(UsageError, match=message):
+        optim.make(ADAMW | change, lambda step: 0.1, small[0])
+
+
+@pytest.mark.parametrize("field", ADAMW)
+def test_make_names_what_is_missing(small, field):
+    fields = {k: v for k, v in ADAMW.items() if k != field}
+    with pytest.raises(UsageError, match=rf"optim\.{field} is missing"):
+        optim.make(fields, lambda step: 0.1, small[0])
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_decay_is_multiplied_by_the_scheduled_rate(small, name):
+    """Without gradients only decay is left: p times 1 - rate * decay, every step."""
+    params, grads = small
+    config = {"adamw": ADAMW, "sgd": SGD | {"momentum": 0.0}}[name]
+    config = config | {"weight_decay": 0.1, "decay_vectors": False}
+    rates = [0.5, 0.0, 2.0, 0.25]
+    after = run(config, params, jax.tree.map(jnp.zeros_like, grads), rates)
+    shrunk = np.prod(1 - 0.1 * np.array(rates))
+    for part in params:
+        want = np.asarray(params[part]["kernel"]) * shrunk
+        np.testing.assert_allclose(after[part]["kernel"], want, rtol=1e-6)
+    bias = params["prototypes"]["bias"]
+    np.testing.assert_array_equal(after["prototypes"]["bias"], bias)
+
+
+def lars(p, g, rates, *, momentum, decay, trust):
+    """MAE's LARS in float64: the rate multiplies the momentum, not what goes in."""
+    p, g = np.float64(p), np.float64(g)
+    velocity = np.zeros_like(p)
+    for rate in rates:
+        push = g
+        if p.ndim > 1:
+            push = g + decay * p
+            push = push * trust * np.linalg.norm(p) / np.linalg.norm(push)
+        velocity = momentum * velocity + push
+        p = p - rate * velocity
+    return p
+
+
+def test_lars_takes_the_rate_after_the_momentum(small):
+    params, grads = small
+    config = {"name": "lars", "momentum": 0.9, "weight_decay": 0.1}
+    config |= {"trust_coefficient": 0.01, "decay_vectors": False}
+    config |= {"decay_exempt": (), "lr_rules": ()}
+    rates = [1.0, 0.1, 5.0, 0.0, 2.0]
+    after = named(run(config, params, grads, rates))
+    how = {"momentum": 0.9, "decay": 0.1, "trust": 0.01}
+    for name, p in named(params).items():
+        want = lars(p, named(grads)[name], rates, **how)
+        np.testing.assert_allclose(after[name], want, rtol=1e-5, err_msg=name)
