@@ -130,9 +130,10 @@ class Recorder:
     ):
         """notes: of the checkpoint that the run starts from, at `step`.
 
-        examples, steps_per_epoch: of the training set. tensors: names for "grad_squares". unreadable:
-        pictures found broken so far. last_good: () -> step of the newest checkpoint.
-        work: matrix operations of a step; peak: what all devices could do in a second.
+        examples, steps_per_epoch: of the training set. tensors: the names that
+        belong to "grad_squares". unreadable: pictures found broken so far. last_good:
+        () -> step of the newest checkpoint. work: matrix operations of a step; peak:
+        what all devices could do in a second.
         """
         self.writer = Writer(workdir, length=notes["metrics_bytes"], step=step)
         self._window = notes["window"]  # [[step, {name: value}], ...] not yet written
