@@ -73,6 +73,7 @@ def knn(k: int, temperature: float, every_epochs: float) -> ConfigDict:
     c.at_start = True
     c.k, c.temperature = k, temperature
     c.bank = 0  # training examples to compare with, spread evenly; 0: all
+    c.queries = 0  # held-out examples, likewise
     c.chunk = 512  # queries at a time
     return c
 
@@ -106,6 +107,14 @@ def vit(size: str, image_size: tuple[int, int], patch: int) -> ConfigDict:
     return c
 
 
+def decoder(width: int, depth: int, heads: int) -> ConfigDict:
+    """A transformer over all tokens that predicts pixels."""
+    c = ConfigDict()
+    c.width, c.depth, c.heads, c.mlp_ratio = width, depth, heads, 4.0
+    c.remat, c.scan = "none", False
+    return c
+
+
 def adamw(b2: float, weight_decay: float) -> ConfigDict:
     """AdamW with decay on everything but biases and norms."""
     c = ConfigDict()
@@ -127,4 +136,31 @@ def warmup_cosine(base: float, rule: str, warmup_epochs: float) -> ConfigDict:
     c.warmup_epochs, c.warmup_start = warmup_epochs, 0.0
     c.warmup_rule = "from_start"
     c.per, c.first_epoch = "step", 0
+    return c
+
+
+def masked_imagenet(size: str, patch: int, arg: str, *, epochs: int) -> ConfigDict:
+    """MAE's recipe for ImageNet-1K with a ViT of `size` (He et al., table 8).
+
+    arg: a recipe's argument, whose one variant is `epochs`.
+    """
+    variant = arguments(arg, epochs=epochs)
+    c = base()
+    c.epochs = float(variant.epochs)
+    c.batch = 4096
+    c.data = data("tfds:imagenet2012", "train", "validation")
+    c.data.views = ("decode_crop(224, scale=(.2, 1)) | flip | normalize",)
+    c.data.eval_view = "decode_center(224, resize_to=256) | normalize"
+    c.data.eval_batch = 1024
+    c.model = ConfigDict()
+    c.model.precision = "bfloat16"
+    c.model.encoder = vit(size, (224, 224), patch)
+    c.model.decoder = decoder(512, 8, 16)
+    c.method = ConfigDict(dict(name="mae", mask_ratio=0.75, norm_pix=True))
+    c.optim = adamw(b2=0.95, weight_decay=0.05)
+    c.schedule = warmup_cosine(1.5e-4, "batch/256", warmup_epochs=40.0)
+    c.evals = ConfigDict()
+    c.evals.knn = knn(k=20, temperature=0.07, every_epochs=50.0)
+    c.evals.knn.bank = 128_000
+    c.evals.pictures = pictures(every_epochs=20.0)
     return c

@@ -26,9 +26,7 @@ def get_config(arg=""):
     c.model.encoder.channels = 1
     c.model.encoder.width, c.model.encoder.depth, c.model.encoder.heads = 96, 4, 4
     c.model.encoder.pool = "mean"
-    c.model.decoder = common.ConfigDict(
-        dict(width=64, depth=2, heads=4, mlp_ratio=4.0, remat="none", scan=False)
-    )
+    c.model.decoder = common.decoder(64, 2, 4)
     c.method = common.ConfigDict(dict(name="mae", mask_ratio=0.75, norm_pix=False))
     c.optim = common.adamw(b2=0.95, weight_decay=0.05)
     c.schedule = common.warmup_cosine(2e-3, "none", warmup_epochs=10.0)

@@ -30,7 +30,7 @@ class Datasets:
     """The splits of one source as training and evaluation see them.
 
     train: batches of augmented views. bank, test: the training and the held-out
-    examples through `eval_view`; None where there is no such split.
+    examples through `eval_view`.
     """
 
     def __init__(
@@ -149,21 +149,25 @@ class Datasets:
         return self._data(self._train_source, self._views, self._batch)
 
     def bank(self, examples: int) -> Data:
-        """The training split through eval_view; `examples` of it, spread evenly, or 0
-        for all."""
-        source = self._train_source
+        """`examples` of the training split, spread evenly, or 0 for all of it."""
+        return self._seen(self._train_source, examples)
+
+    def test(self, examples: int) -> Data | None:
+        """`examples` of the held-out split, or 0 for all; None if there is none."""
+        return self._test_source and self._seen(self._test_source, examples)
+
+    @functools.cached_property
+    def _test_source(self) -> Source | None:
+        try:
+            return self._settled(self._open_test())
+        except sources.MissingSplit:
+            return None
+
+    def _seen(self, source: Source, examples: int) -> Data:
         if examples and examples < source.size:
             places = np.arange(examples) * source.size // examples
             source = sources.subset(source, places)
         return self._data(source, [self.eval_view], self._eval_batch)
-
-    @functools.cached_property
-    def test(self) -> Data | None:
-        try:
-            source = self._open_test()
-        except sources.MissingSplit:
-            return None
-        return self._data(self._settled(source), [self.eval_view], self._eval_batch)
 
 
 def _size(shape) -> str:

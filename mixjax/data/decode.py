@@ -35,13 +35,13 @@ def has_exif(data: bytes) -> bool:
 
 
 def plain_jpeg(data: bytes) -> tuple[int, int] | None:
-    """(height, width) if the fast road can take these bytes, else None."""
+    """(height, width) if the fast road may take these bytes, else None."""
     if simplejpeg is None or data[:3] != b"\xff\xd8\xff" or has_exif(data):
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError as error:
-        raise Unreadable(str(error)) from error
+    except ValueError:
+        return None
     return (height, width) if colours in ("YCbCr", "Gray", "RGB") else None
 
 
@@ -60,26 +60,37 @@ def to_eight_bits(image: Image.Image) -> Image.Image:
     return image if image.mode in ("L", "RGB") else image.convert("RGB")
 
 
+def fast(data: bytes, channels: int, enough: tuple[int, int]) -> np.ndarray | None:
+    """What the fast road makes of a plain JPEG; None where it gives up.
+
+    It refuses what Pillow forgives, such as odd bytes between two segments.
+    """
+    try:
+        return simplejpeg.decode_jpeg(
+            data,
+            colorspace="GRAY" if channels == 1 else "RGB",
+            min_height=enough[0],
+            min_width=enough[1],
+        )
+    except ValueError:
+        return None
+
+
 def pixels(data: bytes, channels: int, enough: tuple[int, int] = (0, 0)) -> np.ndarray:
     """Decodes to uint8 [H, W, channels], channels 1 (grey) or 3 (RGB).
 
     enough: a height and width that still do; a large JPEG may then come back scaled
-    down by 2, 4 or 8 but not below them (0: full size). Raises Unreadable, with the
+    down by 2 to 8 but not below them (0: full size). Raises Unreadable, with the
     reason, for anything that is not a whole picture.
     """
+    if plain_jpeg(data):
+        found = fast(data, channels, enough)
+        if found is not None:
+            return found
     try:
-        if plain_jpeg(data):
-            return simplejpeg.decode_jpeg(
-                data,
-                colorspace="GRAY" if channels == 1 else "RGB",
-                min_height=enough[0],
-                min_width=enough[1],
-            )
         with Image.open(io.BytesIO(data)) as image:
             image.load()
             image = to_eight_bits(ImageOps.exif_transpose(image))
-    except Unreadable:
-        raise
     except Exception as error:  # decoders raise nearly everything on bad bytes
         raise Unreadable(str(error) or type(error).__name__) from error
     array = np.asarray(image.convert("L" if channels == 1 else "RGB"))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from mixjax.data.host_ops import pair
+from mixjax.data.host_ops import check_range, pair
 from mixjax.errors import check_name
 
 Array = jax.Array
@@ -88,8 +88,10 @@ def sample_box(key: Array, height: int, width: int, scale, ratio):
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)  # [10]
     first = jnp.argmax(fits)
     centre = min(max(width / height, ratio[0]), ratio[1])
-    w = jnp.where(fits.any(), w[first], min(width, round(height * centre)))
-    h = jnp.where(fits.any(), h[first], min(height, round(width / centre)))
+    whole_w = min(width, max(round(height * centre), 1))
+    whole_h = min(height, max(round(width / centre), 1))
+    w = jnp.where(fits.any(), w[first], whole_w)
+    h = jnp.where(fits.any(), h[first], whole_h)
     top = jnp.floor(jax.random.uniform(top_key) * (height - h + 1))
     left = jnp.floor(jax.random.uniform(left_key) * (width - w + 1))
     top = jnp.where(fits.any(), top, jnp.floor((height - h) / 2))
@@ -105,6 +107,8 @@ def crop(
 ) -> Op:
     """A random crop of area fraction `scale` and aspect `ratio`, resized to `size`."""
     check_name("crop filter", filter, KERNELS)
+    check_range("scale", scale)
+    check_range("ratio", ratio)
     size = pair(size)
 
     def op(key, image):
@@ -123,6 +127,8 @@ def resize(size: int | tuple[int, int], filter: str = "bicubic") -> Op:
 
 def flip(p: float = 0.5) -> Op:
     """Left to right, with probability p."""
+    if not 0 <= p <= 1:
+        raise ValueError(f"p={p} is not a probability")
 
     def op(key, image):
         return jnp.where(jax.random.bernoulli(key, p), image[:, ::-1], image)
@@ -134,7 +140,17 @@ def normalize(
     mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
 ) -> Op:
     """(image - mean) / std per channel; ImageNet's statistics unless given."""
-    return lambda key, image: (image - jnp.array(mean)) / jnp.array(std)
+    if len(mean) != len(std) or min(std, default=0) <= 0:
+        raise ValueError(f"mean={mean} does not go with std={std}")
+
+    def op(key, image):
+        if len(mean) not in (1, image.shape[2]):
+            raise ValueError(
+                f"normalize has {len(mean)} means for {image.shape[2]} channels"
+            )
+        return (image - jnp.array(mean)) / jnp.array(std)
+
+    return op
 
 
 OPS = {"crop": crop, "resize": resize, "flip": flip, "normalize": normalize}

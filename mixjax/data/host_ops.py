@@ -25,7 +25,16 @@ Op = Callable[[bytes | np.ndarray, np.random.Generator], np.ndarray]
 
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:
     """A side, or (height, width), as (height, width)."""
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < 1:
+        raise ValueError(f"size={size} is not positive")
+    return height, width
+
+
+def check_range(what: str, bounds: tuple[float, float]) -> None:
+    """ValueError unless `bounds` are positive and in order; `what` names them."""
+    if not 0 < bounds[0] <= bounds[1]:
+        raise ValueError(f"{what}={bounds} is not a range of positive numbers")
 
 
 def to_array(picture: bytes | np.ndarray, channels: int, enough=(0, 0)) -> np.ndarray:
@@ -36,7 +45,7 @@ def to_array(picture: bytes | np.ndarray, channels: int, enough=(0, 0)) -> np.nd
     if array.shape[2] == channels:
         return array
     image = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
-    image = image.convert("L" if channels == 1 else "RGB")
+    image = decoding.to_eight_bits(image).convert("L" if channels == 1 else "RGB")
     return np.asarray(image).reshape(*array.shape[:2], channels)
 
 
@@ -74,8 +83,8 @@ def sample_box(
             top = rng.integers(0, height - h + 1)
             return int(top), int(rng.integers(0, width - w + 1)), h, w
     aspect = min(max(width / height, ratio[0]), ratio[1])
-    w = min(width, round(height * aspect))
-    h = min(height, round(width / aspect))
+    w = min(width, max(round(height * aspect), 1))
+    h = min(height, max(round(width / aspect), 1))
     return (height - h) // 2, (width - w) // 2, h, w
 
 
@@ -98,6 +107,8 @@ def decode_crop(
     never below twice the wanted size.
     """
     check_name("decode_crop filter", filter, FILTERS)
+    check_range("scale", scale)
+    check_range("ratio", ratio)
     size = pair(size)
 
     def op(picture, rng):

@@ -6,6 +6,7 @@ npz:PATH        arrays <split>_image [N, H, W, C] uint8 and, if any, <split>_lab
 digits          1,797 handwritten digits of 8 x 8 pixels, part of this package
 """
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 
 from mixjax.errors import UsageError, check_name, nearest
 
+log = logging.getLogger("mixjax")
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"}
 SAME_SPLIT = ("test", "val", "validation")  # folders name the held-out part so
 
@@ -104,9 +106,9 @@ def open_npz(rest: str, split: str, directory: str) -> Source:
             images = file[f"{split}_image"]
             has_labels = f"{split}_label" in file.files
             labels = file[f"{split}_label"] if has_labels else None
-    except (OSError, ValueError) as error:
-        if isinstance(error, UsageError):
-            raise
+    except UsageError:
+        raise
+    except Exception as error:  # zip, zlib and NumPy each raise their own kinds
         raise UsageError(f"data.source=npz:{rest} cannot be read: {error}") from error
     if images.ndim == 3:
         images = images[..., None]
@@ -114,6 +116,11 @@ def open_npz(rest: str, split: str, directory: str) -> Source:
         raise UsageError(
             f"data: {split}_image of {path} is {images.dtype} {images.shape}, "
             f"not uint8 [N, H, W, C]."
+        )
+    if labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
+        raise UsageError(
+            f"data: {split}_label of {path} is {labels.dtype} {labels.shape}, "
+            f"not whole numbers [N]."
         )
     if labels is not None and len(labels) != len(images):
         raise UsageError(
@@ -126,14 +133,22 @@ def open_npz(rest: str, split: str, directory: str) -> Source:
 
 
 def find_pictures(root: Path) -> tuple[list[str], int]:
-    """All pictures below `root`, sorted, and how many other files lie there."""
-    found, others = [], 0
+    """All pictures below `root`, sorted, and how many other files lie there.
+
+    Links are followed, but no folder is entered twice; hidden files do not count.
+    """
+    found, others, seen = [], 0, set()
     for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(f for f in folders if not f.startswith("."))
-        for file in sorted(files):
+        for file in sorted(f for f in files if not f.startswith(".")):
             if os.path.splitext(file)[1].lower() in PICTURES:
                 found.append(os.path.join(folder, file))
-            elif not file.startswith("."):
+            else:
                 others += 1
     return found, others
 
@@ -152,11 +167,15 @@ def open_folder(rest: str, split: str, directory: str) -> Source:
             near = " " + nearest(path.name, siblings) if siblings else ""
         raise UsageError(f"data.source=folder:{rest}: there is no such folder.{near}")
     root = _split_root(path, split)
-    paths, _ = find_pictures(root)
+    paths, others = find_pictures(root)
     if not paths:
         kinds = " ".join(sorted(PICTURES))
         raise UsageError(
             f"data.source=folder:{rest}: {root} holds no picture ({kinds})."
+        )
+    if others:
+        log.info(
+            "folder:%s: %d pictures, %d other files left out", rest, len(paths), others
         )
     tops = [os.path.relpath(p, root).split(os.sep) for p in paths]
     names = sorted({t[0] for t in tops})

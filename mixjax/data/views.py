@@ -8,7 +8,8 @@ accelerator inside the train step. Arguments are Python literals.
 import ast
 import inspect
 from collections.abc import Callable
-from typing import NamedTuple
+from types import UnionType
+from typing import NamedTuple, get_origin
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,8 @@ class View(NamedTuple):
 def calls(text: str, field: str) -> list[tuple[str, list, dict]]:
     """ "a | b(1, c=2)" -> [("a", [], {}), ("b", [1], {"c": 2})]."""
     try:
+        if not isinstance(text, str):
+            raise TypeError("not a string")
         node = ast.parse(text.strip(), mode="eval").body
         parts = []
         while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
@@ -40,8 +43,9 @@ def calls(text: str, field: str) -> list[tuple[str, list, dict]]:
             node = node.left
         return [_call(part) for part in [node, *parts]]
     except (SyntaxError, ValueError, TypeError) as error:
+        reason = error.msg if isinstance(error, SyntaxError) else error
         raise UsageError(
-            f"{field}={text!r} is not a view ({error}); write operations with literal "
+            f"{field}={text!r} is not a view ({reason}); write operations with literal "
             f'arguments between bars, such as "flip(p=.5) | normalize".'
         ) from error
 
@@ -51,8 +55,31 @@ def _call(node) -> tuple[str, list, dict]:
         return node.id, [], {}
     if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
         raise ValueError(f"{ast.unparse(node)} is no operation")
-    args = [ast.literal_eval(a) for a in node.args]
-    return node.func.id, args, {k.arg: ast.literal_eval(k.value) for k in node.keywords}
+    args = [_literal(a) for a in node.args]
+    return node.func.id, args, {k.arg: _literal(k.value) for k in node.keywords}
+
+
+def _literal(node):
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{ast.unparse(node)} is not a literal") from error
+
+
+def fits(value, kind) -> bool:
+    """Whether a literal is what an argument's annotation says; an int is a float."""
+    if isinstance(kind, UnionType):
+        return any(fits(value, k) for k in kind.__args__)
+    if get_origin(kind) is tuple:
+        kinds = kind.__args__
+        if not isinstance(value, tuple | list):
+            return False
+        if kinds[-1] is ...:
+            kinds = kinds[:1] * len(value)
+        return len(value) == len(kinds) and all(map(fits, value, kinds))
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float if kind is float else kind)
 
 
 def build(name: str, args: list, kwargs: dict, field: str) -> Callable:
@@ -61,17 +88,26 @@ def build(name: str, args: list, kwargs: dict, field: str) -> Callable:
     if name not in ops:
         raise UsageError(f"{field}: no operation {name!r}; {nearest(name, ops)}")
     signature = inspect.signature(ops[name])
+    known = signature.parameters
     for key in kwargs:
-        if key not in signature.parameters:
-            known = nearest(key, signature.parameters)
-            raise UsageError(f"{field}: {name} has no argument {key!r}; {known}")
+        if key not in known:
+            near = nearest(key, known)
+            raise UsageError(f"{field}: {name} has no argument {key!r}; {near}")
     try:
-        signature.bind(*args, **kwargs)
+        given = signature.bind(*args, **kwargs).arguments
+    except TypeError as error:
+        takes = ", ".join(known)
+        raise UsageError(f"{field}: {name}: {error}; it takes {takes}.") from error
+    for key, value in given.items():
+        if not fits(value, known[key].annotation):
+            kind = inspect.formatannotation(known[key].annotation)
+            raise UsageError(f"{field}: {name} takes {key} as {kind}, not {value!r}.")
+    try:
         return ops[name](*args, **kwargs)
-    except (TypeError, ValueError) as error:
-        if isinstance(error, UsageError):
-            raise UsageError(f"{field}: {error}") from error
-        raise UsageError(f"{field}: {name}{signature}: {error}") from error
+    except UsageError as error:
+        raise UsageError(f"{field}: {error}") from error
+    except ValueError as error:
+        raise UsageError(f"{field}: {name}: {error}.") from error
 
 
 def parse(text: str, field: str) -> View:

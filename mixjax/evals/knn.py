@@ -134,6 +134,7 @@ def make(
     k: int,
     temperature: float,
     bank: int,
+    queries: int,
     chunk: int,
     sets,
     method,
@@ -142,10 +143,12 @@ def make(
 ) -> Callable | None:
     """The evaluator: weighted kNN top-1 of the test split against the training split.
 
-    bank: how many training examples, spread evenly; 0 for all. chunk: queries at a
-    time. None if the data has no labels or no test split, with a line that says so.
+    bank, queries: how many training and held-out examples, spread evenly; 0 for all.
+    chunk: queries at a time. None, with a line that says so, if the data has no labels
+    or no held-out split.
     """
-    if not sets.classes or sets.test is None:
+    held_out = sets.test(queries) if sets.classes else None
+    if held_out is None:
         what = "labels" if not sets.classes else "held-out split"
         log.info("the data has no %s: no kNN", what)
         return None
@@ -154,10 +157,10 @@ def make(
 
     def run(state, step, writer):
         bank_features, bank_labels = extract(embed, data, state, check)
-        queries, truth = extract(embed, sets.test, state, check)
+        features, truth = extract(embed, held_out, state, check)
         predicted = classify(
             weighted_vote,
-            queries,
+            features,
             bank_features,
             bank_labels,
             k=k,
@@ -168,6 +171,7 @@ def make(
             check=check,
         )
         top1 = 100 * float((predicted == truth).mean())
-        return {f"knn/k={k}/top1": top1, "knn/examples": len(truth)}
+        sizes = {"knn/examples": len(truth), "knn/bank": len(bank_labels)}
+        return {f"knn/k={k}/top1": top1, **sizes}
 
     return run

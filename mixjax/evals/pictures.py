@@ -68,8 +68,8 @@ def save(page: Image.Image, path: Path) -> bytes:
 
 
 def make(*, count: int, sets, method, workdir: Path) -> Callable:
-    """The evaluator: method.show on the first `count` held-out (or training) images."""
-    data = sets.test or sets.bank(0)
+    """The evaluator: method.show on `count` held-out (or training) images."""
+    data = sets.test(count) or sets.bank(count)
     view = sets.eval_view
 
     @jax.jit
