@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -102,6 +103,18 @@ class Writer:
             file.close()
 
 
+class Plan(NamedTuple):
+    """What the numbers of a run are measured by."""
+
+    total_steps: int
+    batch: int
+    examples: int  # in the training set
+    steps_per_epoch: int
+    tensors: list[str]  # the names that belong to "grad_squares"
+    work: float | None  # matrix operations of a step
+    peak: float | None  # what all devices could do in a second
+
+
 class Recorder:
     """Takes the metrics of every step and passes them on, without holding it up.
 
@@ -113,40 +126,29 @@ class Recorder:
     def __init__(
         self,
         workdir: Path,
+        plan: Plan,
         notes: dict,
-        *,
         step: int,
-        total_steps: int,
-        batch: int,
-        examples: int,
-        steps_per_epoch: int,
-        tensors: list[str],
-        unreadable: set[str],
-        last_good: Callable,
-        work: float | None,
-        peak: float | None,
+        *,
         every: int,
         seconds: float,
     ):
-        """notes: of the checkpoint that the run starts from, at `step`.
-
-        examples, steps_per_epoch: of the training set. tensors: the names that
-        belong to "grad_squares". unreadable: pictures found broken so far. last_good:
-        () -> step of the newest checkpoint. work: matrix operations of a step; peak:
-        what all devices could do in a second.
-        """
+        """notes: of the checkpoint that the run starts from, at `step`."""
         self.writer = Writer(workdir, length=notes["metrics_bytes"], step=step)
+        self._plan = plan
         self._window = notes["window"]  # [[step, {name: value}], ...] not yet written
         self._newest = self._window[-1][1] if self._window else {}
         self._flying: deque = deque()  # (step, metrics on the devices)
-        self._total, self._batch, self._examples = total_steps, batch, examples
-        self._per_epoch = steps_per_epoch
-        self._tensors, self._work, self._peak = tensors, work, peak
-        self._unreadable, self._last_good = unreadable, last_good
+        self.watch(unreadable=set(), last_good=lambda: None)
         self._every, self._seconds = every, seconds
         self._begun = self._start = time.monotonic()
         self._first = True
         self._reset()
+
+    def watch(self, *, unreadable: set[str], last_good: Callable) -> None:
+        """What else to tell: the pictures found broken so far (the set may grow), and
+        the step of the newest checkpoint, () -> step or None."""
+        self._unreadable, self._last_good = unreadable, last_good
 
     def _reset(self) -> None:
         self._printed = time.monotonic()
@@ -172,7 +174,10 @@ class Recorder:
             self._land()
         self._steps += 1
         self._busy += time.monotonic() - self._start
-        if step == self._total or time.monotonic() - self._printed >= self._seconds:
+        if (
+            step == self._plan.total_steps
+            or time.monotonic() - self._printed >= self._seconds
+        ):
             self._print(step)
 
     def drain(self) -> None:
@@ -187,7 +192,7 @@ class Recorder:
             "window": self._window,
             "metrics_bytes": self.writer.length(),
             "evaluated": evaluated,
-            "examples": self._examples,
+            "examples": self._plan.examples,
         }
 
     def close(self) -> None:
@@ -199,22 +204,22 @@ class Recorder:
         values = jax.device_get(metrics)
         squares = values.pop("grad_squares")
         if not (np.isfinite(values["loss"]) and np.isfinite(squares).all()):
-            pairs = zip(self._tensors, squares, strict=True)
+            pairs = zip(self._plan.tensors, squares, strict=True)
             bad = [name for name, square in pairs if not np.isfinite(square)]
             loss = float(values["loss"])
             raise Diverged(_sentence(step, loss, bad, self._last_good()))
         values["grad_norm"] = math.sqrt(squares.sum(dtype=np.float64))
         self._newest = {name: float(value) for name, value in values.items()}
         self._window.append([step, self._newest])
-        if step % self._every == 0 or step in (1, self._total):
+        if step % self._every == 0 or step in (1, self._plan.total_steps):
             self._write(step)
 
     def _write(self, step: int) -> None:
         names = self._newest
         means = {n: float(np.mean([v[n] for _, v in self._window])) for n in names}
         means["lr"] = self._newest["lr"]
-        means["examples_seen"] = step * self._batch
-        means["epoch"] = step / self._per_epoch
+        means["examples_seen"] = step * self._plan.batch
+        means["epoch"] = step / self._plan.steps_per_epoch
         self.writer.metrics(step, {f"train/{n}": v for n, v in means.items()})
         self._window = []
 
@@ -222,19 +227,21 @@ class Recorder:
         seconds, wait = self._busy / self._steps, self._waited / self._busy
         rates = {
             "perf/step_ms": 1e3 * seconds,
-            "perf/img_per_sec": self._batch / seconds,
-            "perf/img_per_sec_per_device": self._batch / seconds / jax.device_count(),
+            "perf/img_per_sec": self._plan.batch / seconds,
+            "perf/img_per_sec_per_device": self._plan.batch
+            / seconds
+            / jax.device_count(),
             "perf/data_wait_frac": wait,
-            "perf/eta_s": (self._total - step) * seconds,
+            "perf/eta_s": (self._plan.total_steps - step) * seconds,
         }
-        if self._work and self._peak:
-            rates["perf/mfu"] = self._work / seconds / self._peak
+        if self._plan.work and self._plan.peak:
+            rates["perf/mfu"] = self._plan.work / seconds / self._plan.peak
         if self._unreadable:
             rates["data/unreadable"] = len(self._unreadable)
         self.writer.perf(step, rates)
         parts = [
-            f"step {step}/{self._total}",
-            f"epoch {step / self._per_epoch:.2f}",
+            f"step {step}/{self._plan.total_steps}",
+            f"epoch {step / self._plan.steps_per_epoch:.2f}",
             f"loss {self._newest['loss']:.4f}",
             f"lr {self._newest['lr']:.3g}",
             f"{rates['perf/img_per_sec']:.4g} img/s",

@@ -30,25 +30,33 @@ def download(name: str, data_dir: str | None) -> Path:
     """Downloads and prepares the set `name`; returns its folder."""
     import tensorflow_datasets as tfds
 
+    try:
+        builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
+    except Exception as error:  # TFDS raises its own kinds
+        raise errors.UsageError(str(error).strip().splitlines()[0]) from error
+    if builder.is_prepared():
+        if "array_record" in [f.value for f in builder.info.available_file_formats()]:
+            return Path(builder.data_dir)
+        raise errors.UsageError(
+            f"{builder.data_dir} holds {name} in another form; re-write it with "
+            f"--from_dir={builder.data_dir} and another --data_dir."
+        )
     builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
     builder.download_and_prepare()
     return Path(builder.data_dir)
 
 
-def rewrite(name: str, source: Path, data_dir: str | None) -> Path:
-    """Copies a TFRecord copy of a set, record by record, into array_record files.
+def locate(name: str, source: Path, data_dir: str | None) -> Path:
+    """Where a re-written copy of `source` goes; UsageError if it cannot go there.
 
-    source: <anywhere>/<set>/[<config>/]<version> with dataset_info.json. The result
-    appears in one move, below data_dir, under the same set, config and version.
+    source: <anywhere>/<set>/[<config>/]<version> with dataset_info.json. The copy goes
+    below data_dir, under the same set, config and version.
     """
-    import tensorflow_datasets as tfds
-    from array_record.python.array_record_module import ArrayRecordWriter
-
     info_path = source / "dataset_info.json"
     if not info_path.is_file():
         raise errors.UsageError(f"--from_dir={source}: no dataset_info.json there.")
     info = json.loads(info_path.read_text())
-    if info.get("fileFormat", "tfrecord") != "tfrecord":
+    if info.get("fileFormat") not in (None, "", "tfrecord"):
         raise errors.UsageError(
             f"--from_dir={source} is {info['fileFormat']}, not tfrecord."
         )
@@ -59,12 +67,28 @@ def rewrite(name: str, source: Path, data_dir: str | None) -> Path:
     parts = [info["name"], info.get("configName", ""), info["version"]]
     root = Path(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
     target = root.expanduser().joinpath(*filter(None, parts))
+    if target.exists() and target.samefile(source):
+        raise errors.UsageError(
+            f"--from_dir={source} cannot be re-written in place; give --data_dir="
+            f"another folder than {root}."
+        )
     if target.exists():
         raise errors.UsageError(f"{target} is there already.")
+    return target
+
+
+def rewrite(source: Path, target: Path) -> None:
+    """Copies a TFRecord copy of a set, record by record, into array_record files.
+
+    `target` appears in one move once all is copied.
+    """
+    import tensorflow_datasets as tfds
+    from array_record.python.array_record_module import ArrayRecordWriter
+
     new = target.with_name(target.name + ".incomplete")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    for path in sorted(source.iterdir()):
+    for path in sorted(p for p in source.iterdir() if p.is_file()):
         if ".tfrecord" not in path.name:
             shutil.copy(path, new / path.name)
             continue
@@ -74,13 +98,13 @@ def rewrite(name: str, source: Path, data_dir: str | None) -> Path:
         for record in records(path):
             writer.write(record)
         writer.close()
+    info = json.loads((source / "dataset_info.json").read_text())
     info["fileFormat"] = "array_record"
     for split in info["splits"]:
         split.pop("filepathTemplate", None)
     (new / "dataset_info.json").write_text(json.dumps(info, indent=2))
     new.rename(target)
     tfds.builder_from_directory(target)  # it can be read, or this says why not
-    return target
 
 
 def records(path: Path):
@@ -102,6 +126,9 @@ def run(argv: list[str]) -> int:
             raise errors.UsageError(str(error)) from error
         if len(names) != 1:
             raise errors.UsageError("name one data set, such as cifar10.")
+        if FROM_DIR.value:
+            source = Path(FROM_DIR.value).expanduser()
+            folder = locate(names[0], source, DATA_DIR.value)
         try:
             import tensorflow  # noqa: F401
         except ImportError as error:
@@ -109,8 +136,7 @@ def run(argv: list[str]) -> int:
                 "preparing needs TensorFlow: pip install -r requirements-prepare.txt"
             ) from error
         if FROM_DIR.value:
-            source = Path(FROM_DIR.value).expanduser()
-            folder = rewrite(names[0], source, DATA_DIR.value)
+            rewrite(source, folder)
         else:
             folder = download(names[0], DATA_DIR.value)
     except errors.UsageError as error:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -157,21 +158,29 @@ def check_parts(method: Method, accumulate: int) -> None:
         )
 
 
-def introduce(mesh, sets: data.Datasets, clock, batch: int, params) -> None:
-    """Says on what, with what and for how long this run trains."""
+def make_plan(
+    config, mesh, clock, sets: data.Datasets, variables, example
+) -> logs.Plan:
+    """What lies ahead in numbers; says it, too."""
     log.info("devices: %s", meshes.describe(mesh))
     log.info("data: %s", sets.describe())
-    sizes = {
-        part: sum(x.size for x in jax.tree.leaves(params[part])) for part in params
-    }
-    parts = ", ".join(f"{part} {size / 1e6:.2f} M" for part, size in sizes.items())
-    log.info("parameters: %s", parts)
+    for part, tree in variables.params.items():
+        size = sum(x.size for x in jax.tree.leaves(tree))
+        log.info("%s: %.2f M parameters", part, size / 1e6)
     log.info(
         "plan: %d steps of %d examples, %d on each device; %.4g epochs of the data",
         clock.total_steps,
-        batch,
-        batch // mesh.size,
+        config.batch,
+        config.batch // mesh.size,
         clock.total_steps / sets.steps_per_epoch,
+    )
+    return logs.Plan(
+        total_steps=clock.total_steps,
+        batch=config.batch,
+        examples=sets.size,
+        steps_per_epoch=sets.steps_per_epoch,
+        tensors=names(variables.params),
+        **speed(config, mesh, clock, variables, example),
     )
 
 
@@ -203,6 +212,29 @@ def speed(config, mesh, clock, variables: Variables, example: dict) -> dict:
     return {"work": work, "peak": peak * mesh.size}
 
 
+def open_checkpoints(config, clock, folder: Path) -> Checkpoints:
+    """The checkpoints of a run, as config.checkpoint has them in epochs."""
+    return Checkpoints(
+        folder,
+        every=clock.steps(config.every_epochs),
+        last=clock.total_steps,
+        keep=config.keep,
+        keep_every=clock.steps(config.keep_every_epochs),
+    )
+
+
+def jit_step(step: Callable, mesh, layout) -> Callable:
+    """Compiles `step` once: state as `layout`, batch cut over `mesh`, state donated."""
+    state = jax.tree.map(lambda s: s.sharding, layout)
+    everywhere, cut = meshes.replicated(mesh), meshes.batched(mesh)
+    return jax.jit(
+        step,
+        in_shardings=(state, cut, everywhere),
+        out_shardings=(state, everywhere),
+        donate_argnums=0,
+    )
+
+
 def train(config, workdir: Workdir, stop: Interrupt) -> None:
     """Runs the recipe to its end, from wherever `workdir` left off.
 
@@ -224,53 +256,21 @@ def train(config, workdir: Workdir, stop: Interrupt) -> None:
     # Shapes, then where they lie, then arrays.
     key = jax.random.key(config.seed)
     variables = jax.eval_shape(method.init, key, example)
-    introduce(mesh, sets, clock, config.batch, variables.params)
+    plan = make_plan(config, mesh, clock, sets, variables, example)
     optimizer = optim.make(config.optim, schedule, variables.params)
     init = make_init(method, optimizer, example)
     layout = meshes.lay_out(mesh, jax.eval_shape(init, key), config.mesh.rules)
     workdir.record(meshes.describe(mesh), variables.params)
-    saved = Checkpoints(
-        workdir.path,
-        every=clock.steps(config.checkpoint.every_epochs),
-        last=clock.total_steps,
-        keep=config.checkpoint.keep,
-        keep_every=clock.steps(config.checkpoint.keep_every_epochs),
-    )
+    tools = {"sets": sets, "method": method, "mesh": mesh, "workdir": workdir.path}
+    evaluators = evals.make(config.evals, clock=clock, check=stop.check, **tools)
+    saved = open_checkpoints(config.checkpoint, clock, workdir.path)
     state, notes = begin(config, saved, init, layout, sets.size)
 
-    # The step, and what watches over it.
-    shardings = jax.tree.map(lambda s: s.sharding, layout)
-    everywhere, cut = meshes.replicated(mesh), meshes.batched(mesh)
-    step_fn = jax.jit(
-        make_step(method, optimizer, schedule, sets.train.augment, config),
-        in_shardings=(shardings, cut, everywhere),
-        out_shardings=(shardings, everywhere),
-        donate_argnums=0,
-    )
     step, done = int(state.step), notes["evaluated"]
-    record = logs.Recorder(
-        workdir.path,
-        notes,
-        step=step,
-        total_steps=clock.total_steps,
-        batch=config.batch,
-        examples=sets.size,
-        steps_per_epoch=sets.steps_per_epoch,
-        tensors=names(variables.params),
-        unreadable=sets.train.unreadable,
-        last_good=saved.latest,
-        **speed(config, mesh, clock, variables, example),
-        **config.log,
-    )
-    evaluators = evals.make(
-        config.evals,
-        clock=clock,
-        sets=sets,
-        method=method,
-        mesh=mesh,
-        workdir=workdir.path,
-        check=stop.check,
-    )
+    step_fn = make_step(method, optimizer, schedule, sets.train.augment, config)
+    step_fn = jit_step(step_fn, mesh, layout)
+    record = logs.Recorder(workdir.path, plan, notes, step, **config.log)
+    record.watch(unreadable=sets.train.unreadable, last_good=saved.latest)
 
     # Between two steps: evaluate, save, leave if asked to. Then the next step.
     batches = sets.train.batches(step, clock.total_steps)

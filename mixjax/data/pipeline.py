@@ -70,7 +70,7 @@ def settle(source: Source, view: View, mesh, threads: int) -> Source:
         images = np.stack([e["images"][0] for e in examples])
         labels = np.stack([e["label"] for e in examples]) if source.classes else None
     images = jax.device_put(images, meshes.replicated(mesh))
-    return from_arrays(source.name, images, labels)
+    return from_arrays(source.name, images, labels)._replace(classes=source.classes)
 
 
 def make(

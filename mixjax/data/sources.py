@@ -6,8 +6,10 @@ npz:PATH        arrays <split>_image [N, H, W, C] uint8 and, if any, <split>_lab
 digits          1,797 handwritten digits of 8 x 8 pixels, part of this package
 """
 
+import difflib
 import logging
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -223,25 +225,22 @@ def open_tfds(rest: str, split: str, directory: str) -> Source:
             "data.source=tfds:... needs the package tensorflow-datasets."
         ) from error
     where = {"data_dir": directory} if directory else {}
-    prepare = f"python -m mixjax.prepare {rest}" + (
-        f" --data_dir={directory}" if directory else ""
-    )
     try:
         builder = tfds.builder(rest, try_gcs=False, **where)
     except Exception as error:  # TFDS raises its own kinds, and imports of the set's
         reason = str(error).strip().splitlines()[0]
-        raise UsageError(f"data.source=tfds:{rest}: {reason}") from error
+        known = tfds.list_builders(with_community_datasets=False)
+        close = difflib.get_close_matches(rest, known)
+        near = f" {nearest(rest, close)}" if close else ""
+        raise UsageError(f"data.source=tfds:{rest}: {reason}{near}") from error
     if not builder.is_prepared():
         raise UsageError(
             f"data.source=tfds:{rest} is not prepared in {builder.data_dir}; "
-            f"run: {prepare}"
+            f"run: {_prepare(rest, data_dir=directory)}"
         )
-    if builder.info.file_format.value != "array_record":
-        raise UsageError(
-            f"data.source=tfds:{rest} was prepared as "
-            f"{builder.info.file_format.value}, which has no random access; "
-            f"run: {prepare}"
-        )
+    formats = [f.value for f in builder.info.available_file_formats()]
+    if "array_record" not in formats:
+        raise UsageError(_how_to_rewrite(rest, builder, formats))
     base = split.split("[")[0]
     if base not in builder.info.splits:
         splits = nearest(base, builder.info.splits)
@@ -253,9 +252,13 @@ def open_tfds(rest: str, split: str, directory: str) -> Source:
             f"data.source=tfds:{rest} has no image among {list(features)}."
         )
     label = next((k for k, f in features.items() if _is_label(tfds, f)), None)
-    records = builder.as_data_source(
-        split, decoders={image: tfds.decode.SkipDecoding()}
-    )
+    try:
+        records = builder.as_data_source(
+            split, decoders={image: tfds.decode.SkipDecoding()}
+        )
+    except ValueError as error:  # a slice that is empty, too long, or no slice
+        reason = str(error).splitlines()[-1]
+        raise UsageError(f"data: split {split!r} of tfds:{rest}: {reason}") from error
 
     def read(i):
         record = records[i]
@@ -269,6 +272,26 @@ def open_tfds(rest: str, split: str, directory: str) -> Source:
         title=lambda i: f"{rest}/{split}, example {i}",
         images=None,
         labels=None,
+    )
+
+
+def _prepare(name: str, **flags) -> str:
+    given = [f"--{k}={shlex.quote(str(v))}" for k, v in flags.items() if v]
+    return " ".join(["python -m mixjax.prepare", name, *given])
+
+
+def _how_to_rewrite(name: str, builder, formats: list[str]) -> str:
+    """What to say of a set that lies there in a form without random access."""
+    copy = Path(builder.data_dir)  # <folder of sets>/<set>/[<config>/]<version>
+    folder = copy.parents[builder.info.full_name.count("/")]
+    other = folder.with_name(f"{folder.name}-array_record")
+    form = ", ".join(formats) or "tfrecord"
+    # Only TFRecord files can be re-written; other forms are downloaded anew.
+    source = copy if form == "tfrecord" else ""
+    return (
+        f"data.source=tfds:{name} was prepared in {copy} as {form}, which has no "
+        f"random access; run: {_prepare(name, from_dir=source, data_dir=other)} "
+        f"and set data.directory={other}"
     )
 
 

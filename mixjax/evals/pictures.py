@@ -13,6 +13,8 @@ import jax
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from mixjax import meshes
+
 GAP = 6  # pixels between pictures
 SMALLEST = 96  # pictures are enlarged, pixel by pixel, to at least this height
 
@@ -67,16 +69,17 @@ def save(page: Image.Image, path: Path) -> bytes:
     return buffer.getvalue()
 
 
-def make(*, count: int, sets, method, workdir: Path) -> Callable:
+def make(*, count: int, sets, method, mesh, workdir: Path) -> Callable:
     """The evaluator: method.show on `count` held-out (or training) images."""
     data = sets.test(count) or sets.bank(count)
     view = sets.eval_view
 
-    @jax.jit
     def show(state, batch, resident):
         seen = data.augment(batch, resident, jax.random.key(0))
-        few = jax.tree.map(lambda x: x[:count], seen)
+        few = jax.tree.map(lambda x: x[: min(count, data.source.size)], seen)
         return method.show(state, few, jax.random.key(0))
+
+    show = jax.jit(show, out_shardings=meshes.replicated(mesh))
 
     def run(state, step, writer):
         panels = jax.device_get(show(state, next(data.sweep()), data.resident))
