@@ -34,4 +34,5 @@ def get_config(arg=""):
     c.evals.knn = common.knn(k=20, temperature=0.07, every_epochs=50.0)
     c.evals.knn.bank, c.evals.knn.queries = 5000, 2000
     c.evals.pictures = common.pictures(every_epochs=50.0)
+    c.checkpoint.every_epochs = 10.0
     return c

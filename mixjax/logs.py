@@ -181,9 +181,11 @@ class Recorder:
             self._print(step)
 
     def drain(self) -> None:
-        """Waits for every step that was started."""
+        """Waits for every step that was started; the wait is part of their time."""
+        begin = time.monotonic()
         while self._flying:
             self._land()
+        self._busy += time.monotonic() - begin
 
     def notes(self, evaluated: list[str]) -> dict:
         """What a checkpoint must keep so that the log continues exactly."""

@@ -28,14 +28,14 @@ def run(argv: list[str]) -> int:
         cpu.tune()
         from mixjax.workdir import Workdir
 
-        workdir = Workdir(given["workdir"] or f"runs/{recipe}", config)
-        if workdir.finished:
-            print(f"the run in {workdir.path} is complete; nothing to do")
-            return errors.DONE
-        from mixjax import train
+        with Workdir(given["workdir"] or f"runs/{recipe}", config) as workdir:
+            if workdir.finished:
+                print(f"the run in {workdir.path} is complete; nothing to do")
+                return errors.DONE
+            from mixjax import train
 
-        train.train(config, workdir, stop)
-        return errors.DONE
+            train.train(config, workdir, stop)
+            return errors.DONE
     except errors.UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return errors.USAGE

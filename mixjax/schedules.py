@@ -5,11 +5,13 @@ is one of two shapes after a linear warm-up; the fields say how its code counts 
 """
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mixjax.errors import check_name
 from mixjax.registry import call, take
@@ -44,7 +46,9 @@ def epoch_of(step: Array, clock: Clock, *, per: str, first: int) -> Array:
         return step / clock.steps_per_epoch
     if float(clock.steps_per_epoch).is_integer():
         return step // int(clock.steps_per_epoch) + first
-    return jnp.floor(step / clock.steps_per_epoch + 1e-4) + first
+    # Counted out beforehand: a division on the device may round to the wrong side.
+    ends = np.arange(1, math.ceil(clock.epochs) + 1) * clock.steps_per_epoch
+    return jnp.searchsorted(np.ceil(ends - 1e-6), step, side="right") + first
 
 
 WARMUP_RULES = ("from_start", "one_ahead", "both_ends")
@@ -89,7 +93,8 @@ def warmup_cosine(
     begin = warmup_epochs if restart else 0
 
     def fall(time, tick):
-        return cosine(time, peak=peak, floor=floor, start=begin, end=clock.epochs)
+        end = max(clock.epochs, begin + tick)  # a run may be warm-up alone
+        return cosine(time, peak=peak, floor=floor, start=begin, end=end)
 
     return _after_warmup(
         clock, fall, peak, warmup_epochs, warmup_start, warmup_rule, per, first_epoch

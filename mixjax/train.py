@@ -1,5 +1,6 @@
 """The training step and the loop around it: the only ones in the project."""
 
+import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -263,18 +264,20 @@ def train(config, workdir: Workdir, stop: Interrupt) -> None:
     workdir.record(meshes.describe(mesh), variables.params)
     tools = {"sets": sets, "method": method, "mesh": mesh, "workdir": workdir.path}
     evaluators = evals.make(config.evals, clock=clock, check=stop.check, **tools)
-    saved = open_checkpoints(config.checkpoint, clock, workdir.path)
-    state, notes = begin(config, saved, init, layout, sets.size)
-
-    step, done = int(state.step), notes["evaluated"]
     step_fn = make_step(method, optimizer, schedule, sets.train.augment, config)
     step_fn = jit_step(step_fn, mesh, layout)
-    record = logs.Recorder(workdir.path, plan, notes, step, **config.log)
-    record.watch(unreadable=sets.train.unreadable, last_good=saved.latest)
 
-    # Between two steps: evaluate, save, leave if asked to. Then the next step.
-    batches = sets.train.batches(step, clock.total_steps)
-    with jax.transfer_guard("disallow"):
+    with contextlib.ExitStack() as opened:
+        saved = open_checkpoints(config.checkpoint, clock, workdir.path)
+        opened.callback(saved.close)
+        state, notes = begin(config, saved, init, layout, sets.size)
+        step, done = int(state.step), notes["evaluated"]
+        record = logs.Recorder(workdir.path, plan, notes, step, **config.log)
+        record.watch(unreadable=sets.train.unreadable, last_good=saved.latest)
+        opened.callback(record.close)
+        batches = sets.train.batches(step, clock.total_steps)
+        opened.enter_context(jax.transfer_guard("disallow"))
+        # Between two steps: evaluate, save, leave if asked to. Then the next step.
         while True:
             evals.run_due(evaluators, state, step, done, record)
             if stop or saved.due(step):
@@ -286,8 +289,6 @@ def train(config, workdir: Workdir, stop: Interrupt) -> None:
             state, metrics = step_fn(state, batch, sets.train.resident)
             step, done = step + 1, []
             record.step(step, metrics)
-    record.close()
-    saved.close()
     stop.check()
     workdir.finish(step)
     for line in logs.summary(workdir.path):

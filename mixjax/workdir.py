@@ -71,7 +71,7 @@ def as_json(config) -> dict:
 
 
 class Workdir:
-    """An open, locked workdir; `finished` if its run is complete."""
+    """An open workdir, locked until closed; `finished` if its run is complete."""
 
     def __init__(self, path: str, config):
         self.path = Path(path).expanduser().absolute()
@@ -93,6 +93,12 @@ class Workdir:
                     f"another."
                 )
             check_config(json.loads(saved.read_text()), self._settings, self.path)
+
+    def __enter__(self) -> "Workdir":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._lock.close()
 
     @property
     def finished(self) -> bool:

@@ -60,11 +60,7 @@ class Datasets:
         self._mesh, self._on_device = mesh, on_device
         self._threads, self._prefetch = threads, prefetch
         self.size, self.classes = self._source.size, self._source.classes
-        if self.size < batch:
-            raise UsageError(
-                f"batch={batch} is more than the {self.size} examples of "
-                f"{self._source.name}; take at most {self.size}."
-            )
+        self._check_size(self._source)
         if on_device:
             self._check_same_start()
 
@@ -77,6 +73,13 @@ class Datasets:
         labels = f"{self.classes} classes" if self.classes else "no labels"
         where = "kept on the devices" if self._on_device else f"{self._threads} threads"
         return f"{self._source.name}, {self.size} examples, {labels}, {where}"
+
+    def _check_size(self, source: Source) -> None:
+        if source.size < self._batch:
+            raise UsageError(
+                f"batch={self._batch} is more than the {source.size} examples of "
+                f"{source.name}; take at most {source.size}."
+            )
 
     def _check_same_start(self) -> None:
         starts = {v.start for v in (*self._views, self.eval_view)}
@@ -126,7 +129,9 @@ class Datasets:
 
     @functools.cached_property
     def _train_source(self) -> Source:
-        return self._settled(self._source)
+        source = self._settled(self._source)
+        self._check_size(source)  # again, without the broken files
+        return source
 
     def _settled(self, source: Source) -> Source:
         if not self._on_device:

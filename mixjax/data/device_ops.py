@@ -131,7 +131,7 @@ def flip(p: float = 0.5) -> Op:
         raise ValueError(f"p={p} is not a probability")
 
     def op(key, image):
-        return jnp.where(jax.random.bernoulli(key, p), image[:, ::-1], image)
+        return jnp.where(jax.random.bernoulli(key, float(p)), image[:, ::-1], image)
 
     return op
 

@@ -88,8 +88,15 @@ def sample_box(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
+def check_channels(channels: int) -> None:
+    """ValueError unless `channels` is grey or RGB."""
+    if channels not in (1, 3):
+        raise ValueError(f"channels={channels} is neither 1 (grey) nor 3 (RGB)")
+
+
 def decode(channels: int = 3) -> Op:
     """The picture as it is; for sets whose pictures all have one size."""
+    check_channels(channels)
     return lambda picture, rng: to_array(picture, channels)
 
 
@@ -109,6 +116,7 @@ def decode_crop(
     check_name("decode_crop filter", filter, FILTERS)
     check_range("scale", scale)
     check_range("ratio", ratio)
+    check_channels(channels)
     size = pair(size)
 
     def op(picture, rng):
@@ -139,6 +147,7 @@ def decode_center(
 ) -> Op:
     """The evaluation crop: short side to `resize_to`, then the centre `size`."""
     check_name("decode_center filter", filter, FILTERS)
+    check_channels(channels)
     size = pair(size)
     if resize_to < max(size):
         raise ValueError(f"resize_to={resize_to} is less than the crop {size}")

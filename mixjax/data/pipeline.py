@@ -24,6 +24,7 @@ from mixjax.errors import UsageError
 from mixjax.state import example_keys
 
 Array = jax.Array
+PART = 8  # examples that a thread reads at once; grain's own work is per part
 
 
 class Data(NamedTuple):
@@ -160,30 +161,49 @@ def feed_arrays(source: Source, views: int, on_device: bool, prefetch: int) -> F
 
 
 def feed_files(reader: Reader, count: int, threads: int) -> Feed:
-    """Examples one by one, read and decoded in threads, `count` to a batch."""
+    """Examples read and decoded in threads, PART at a time, `count` to a batch."""
     size = reader.source.size
+    parts = -(-count // PART)
+
+    def rows_of_part(rows: Sequence, part: int) -> list[int]:
+        return rows[part * PART : (part + 1) * PART].tolist()
 
     def train(rows, first, end):
-        def one(position):
-            step, row = divmod(int(position), count)
+        def some(position):
+            step, part = divmod(int(position), parts)
             index, epoch = rows(step)
-            return reader.training(int(index[row]), epoch)
+            return [reader.training(i, epoch) for i in rows_of_part(index, part)]
 
-        return batched(grain.MapDataset.range(first * count, end * count).map(one))
+        return batched(grain.MapDataset.range(first * parts, end * parts).map(some))
 
     def sweep(rows, end):
-        def one(position):
-            step, row = divmod(int(position), count)
-            at = int(rows(step)[row])
-            return reader.sweeping(min(at, size - 1), inside=at < size)
+        def some(position):
+            step, part = divmod(int(position), parts)
+            return [
+                reader.sweeping(min(i, size - 1), inside=i < size)
+                for i in rows_of_part(rows(step), part)
+            ]
 
-        return batched(grain.MapDataset.range(end * count).map(one))
+        return batched(grain.MapDataset.range(end * parts).map(some))
 
-    def batched(examples):
-        examples = examples.to_iter_dataset(_options(threads, 2 * count))
-        return examples.batch(count, drop_remainder=True)
+    def batched(dataset):
+        dataset = dataset.to_iter_dataset(_options(threads, 2 * parts))
+        return dataset.batch(parts, drop_remainder=True, batch_fn=stack)
 
     return Feed(train, sweep)
+
+
+def stack(parts: Sequence[list[dict]]) -> dict:
+    """Lists of examples -> one batch, in their order."""
+    examples = [example for part in parts for example in part]
+    for view in zip(*(e["images"] for e in examples), strict=True):
+        shapes = sorted({image.shape for image in view})
+        if len(shapes) > 1:
+            raise UsageError(
+                f"data: the pictures of a batch differ in size, such as {shapes[0]} "
+                f"and {shapes[-1]}; begin the views with decode_crop or decode_center."
+            )
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
 
 
 def _options(threads: int, ahead: int = 0) -> grain.ReadOptions:

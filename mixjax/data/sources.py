@@ -231,8 +231,9 @@ def open_tfds(rest: str, split: str, directory: str) -> Source:
         reason = str(error).strip().splitlines()[0]
         known = tfds.list_builders(with_community_datasets=False)
         close = difflib.get_close_matches(rest, known)
-        near = f" {nearest(rest, close)}" if close else ""
-        raise UsageError(f"data.source=tfds:{rest}: {reason}{near}") from error
+        near = f"; {nearest(rest, close)}" if close else "."
+        reason = reason.rstrip(".") + near
+        raise UsageError(f"data.source=tfds:{rest}: {reason}") from error
     if not builder.is_prepared():
         raise UsageError(
             f"data.source=tfds:{rest} is not prepared in {builder.data_dir}; "
@@ -290,8 +291,8 @@ def _how_to_rewrite(name: str, builder, formats: list[str]) -> str:
     source = copy if form == "tfrecord" else ""
     return (
         f"data.source=tfds:{name} was prepared in {copy} as {form}, which has no "
-        f"random access; run: {_prepare(name, from_dir=source, data_dir=other)} "
-        f"and set data.directory={other}"
+        f"random access; set data.directory={other} and run: "
+        f"{_prepare(name, from_dir=source, data_dir=other)}"
     )
 
 

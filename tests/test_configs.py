@@ -1,0 +1,69 @@
+"""Every recipe: it builds, says what it is, and its variants are checked."""
+
+import ast
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from mixjax import data, evals, methods, models, optim, recipes, schedules
+from mixjax.data.views import parse
+from mixjax.errors import UsageError
+
+FOLDER = Path(__file__).parents[1] / "configs"
+RECIPES = sorted(
+    p.stem for p in FOLDER.glob("*.py") if p.stem not in recipes.NO_RECIPES
+)
+
+
+def shapes_of_a_batch(config, geometry):
+    shape = (1, *geometry.image_size, geometry.channels)
+    image = jax.ShapeDtypeStruct(shape, jnp.float32)
+    number = jax.ShapeDtypeStruct((1,), jnp.int32)
+    return {"views": (image,) * len(config.data.views), "index": number}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_builds(name):
+    """Views, network, method, schedule and optimizer fit each other, on shapes."""
+    config = recipes.load(str(FOLDER / f"{name}.py"))
+    for view in (*config.data.views, config.data.eval_view):
+        parse(view, "view")
+    clock = schedules.Clock(1000, 10)
+    network = models.make(config.model)
+    method = methods.make(config.method, network, total_steps=clock.total_steps)
+    schedule = schedules.make(config.schedule, batch=config.batch, clock=clock)
+    batch = shapes_of_a_batch(config, network.geometry)
+    variables = jax.eval_shape(method.init, jax.random.key(0), batch)
+    optimizer = optim.make(config.optim, schedule, variables.params)
+    jax.eval_shape(optimizer.init, variables.params)
+    assert float(schedule(500)) > 0
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_opens_with_its_command(name):
+    text = ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text()))
+    assert f"--config=configs/{name}.py" in text
+
+
+@pytest.mark.parametrize("name", [n for n in RECIPES if n.startswith("mae_")])
+def test_length_is_a_variant(name):
+    path = FOLDER / f"{name}.py"
+    assert recipes.load(f"{path}:epochs=7").epochs == 7.0
+    with pytest.raises(UsageError, match="'epoch' is unknown; there is epochs"):
+        recipes.load(f"{path}:epoch=7")
+    with pytest.raises(UsageError, match="'epochs=x': not of type int"):
+        recipes.load(f"{path}:epochs=x")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_field_has_a_reader(name):
+    """data and evals take their sections whole: a field too many would be refused."""
+    config = recipes.load(str(FOLDER / f"{name}.py"))
+    with pytest.raises(UsageError, match="data.colour is no such field"):
+        data.make({**config.data, "colour": 1}, batch=8, seed=0, mesh=None)
+    section = {"knn": {**config.evals.knn, "kk": 1}}
+    context = dict.fromkeys(("sets", "method", "mesh", "check"))
+    with pytest.raises(UsageError, match="evals.knn.kk is no such field"):
+        evals.make(section, clock=schedules.Clock(10, 1), **context)

@@ -1,0 +1,101 @@
+"""A recipe that trains in seconds, and runs of it inside this process."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from mixjax import recipes, train
+from mixjax.errors import Preempted
+from mixjax.interrupts import Interrupt
+from mixjax.workdir import Workdir
+
+ROOT = Path(__file__).parents[1]
+FIELDS = {
+    "batch": 16,
+    "steps": 12,
+    "model.encoder.width": 16,
+    "model.encoder.depth": 2,
+    "model.encoder.heads": 2,
+    "model.decoder.width": 16,
+    "model.decoder.depth": 1,
+    "model.decoder.heads": 2,
+    "data.eval_batch": 64,
+    "evals.knn.every_epochs": 50.0,
+    "evals.knn.bank": 100,
+    "evals.knn.queries": 50,
+    "evals.knn.chunk": 64,
+    "evals.pictures.count": 2,
+    "checkpoint.every_epochs": 25.0,
+    "log.every": 4,
+}
+
+
+def flags(**changes) -> list[str]:
+    """The command line of a tiny run; changes: dots are written as two underscores."""
+    fields = FIELDS | {k.replace("__", "."): v for k, v in changes.items()}
+    return [
+        f"--config={ROOT}/configs/quickstart.py",
+        *(f"--config.{k}={v}" for k, v in fields.items()),
+    ]
+
+
+def config(**changes):
+    """The configuration of a tiny run."""
+    return recipes.read(flags(**changes))[0]
+
+
+class StopAt(Interrupt):
+    """An interrupt that comes when it has been asked for the nth time."""
+
+    def __init__(self, times: int):
+        super().__init__()
+        self.left = times
+
+    def __bool__(self):
+        self.left -= 1
+        if self.left < 0:
+            self.name = "SIGTERM"
+        return super().__bool__()
+
+
+def run(workdir, settings, stop=None) -> Path:
+    """Trains in this process; an interrupted run leaves as such."""
+    with Workdir(str(workdir), settings) as folder:
+        try:
+            train.train(settings, folder, Interrupt() if stop is None else stop)
+        except Preempted:
+            assert stop is not None
+        return folder.path
+
+
+def metrics(folder: Path, name: str = "train/loss") -> dict[int, float]:
+    """{step: value} of one metric."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    return {x["step"]: x[name] for x in found if name in x}
+
+
+def saved_arrays(folder: Path, step: int) -> dict[str, np.ndarray]:
+    """Every array of a checkpoint, read without knowing what it should hold."""
+    path = folder / "checkpoints" / str(step) / "state"
+    there = ocp.PyTreeCheckpointHandler().metadata(path).tree
+    with ocp.PyTreeCheckpointer() as reader:
+        as_numpy = jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), there
+        )
+        tree = reader.restore(path, restore_args=as_numpy)
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}
+
+
+def assert_same_run(one: Path, two: Path, step: int) -> None:
+    """Equal to the last bit: all arrays of the last checkpoint, and the metrics."""
+    first, second = saved_arrays(one, step), saved_arrays(two, step)
+    assert first.keys() == second.keys() and len(first) > 20
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+    text = (one / "metrics.jsonl").read_bytes()
+    assert text and text == (two / "metrics.jsonl").read_bytes()
