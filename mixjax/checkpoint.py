@@ -17,21 +17,23 @@ from mixjax.meshes import path_name
 
 log = logging.getLogger("mixjax")
 FOLDER = "checkpoints"
+MARK = "commit_success.txt"  # orbax writes it when everything else is written
 
 
 class Checkpoints:
     """The checkpoints of one workdir.
 
-    One is due every `every` steps and at `last`; the newest `keep` stay, and those at
-    multiples of `keep_every` steps (0: none beyond the newest).
+    One is due every `every` steps (0: never) and at `last`; the newest `keep` stay, and
+    those at multiples of `keep_every` steps (0: none beyond the newest).
     """
 
     def __init__(
         self, workdir: Path, *, every: int, last: int, keep: int, keep_every: int
     ):
         self._every, self._last = every, last
+        self._folder = Path(workdir).absolute() / FOLDER
         self._manager = ocp.CheckpointManager(
-            Path(workdir).absolute() / FOLDER,
+            self._folder,
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
                 keep_period=keep_every or None,
@@ -49,20 +51,28 @@ class Checkpoints:
         Waits for one that is being written.
         """
         self._manager.wait_until_finished()
-        return self._manager.latest_step()
+        complete = [step for step in self._manager.all_steps() if self._whole(step)]
+        return max(complete, default=None)
+
+    def _whole(self, step: int) -> bool:
+        """Whether all of a checkpoint is there: its mark is what is written last."""
+        return (self._folder / str(step) / MARK).exists()
 
     def due(self, step: int) -> bool:
         """Whether the state after `step` steps is to be saved."""
-        return step > 0 and (step % self._every == 0 or step == self._last)
+        often = self._every > 0 and step % self._every == 0
+        return step > 0 and (often or step == self._last)
 
     def save(self, step: int, state, notes: dict) -> None:
         """Starts saving; returns once the state may be donated to the next step.
 
-        A step that is already there stays as it is.
+        A step that is already there stays as it is, unless it is incomplete.
         """
         self._manager.wait_until_finished()
-        if step in self._manager.all_steps():
+        if self._whole(step):
             return
+        if step in self._manager.all_steps():
+            self._manager.delete(step)
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -91,18 +101,20 @@ class Checkpoints:
         self._manager.close()
 
 
-def shapes_of(tree) -> dict[str, tuple]:
-    """Path -> shape of all leaves; empty parts of a tree do not count."""
+def shapes_of(tree) -> dict[str, str]:
+    """Path -> shape and type of all leaves; empty parts of a tree do not count."""
     leaves = jax.tree_util.tree_leaves_with_path(
         tree, is_leaf=lambda x: hasattr(x, "shape")
     )
     return {
-        path_name(path): tuple(x.shape) for path, x in leaves if hasattr(x, "shape")
+        path_name(path): f"{tuple(x.shape)} {np.dtype(x.dtype)}"
+        for path, x in leaves
+        if hasattr(x, "shape")
     }
 
 
 def compare(found: dict, wanted: dict, what: str) -> None:
-    """UsageError if two maps of path -> shape differ; lists the first few."""
+    """UsageError if two results of shapes_of differ; lists the first few."""
     wrong = [k for k in wanted if k not in found or found[k] != wanted[k]]
     surplus = [k for k in found if k not in wanted]
     if wrong or surplus:
@@ -117,7 +129,7 @@ def warm_start(path: str, params, layout):
     """`params` with the parts that the newest checkpoint of workdir `path` also has.
 
     A part (encoder, decoder, ...) is taken whole: UsageError if its tensors differ in
-    name or shape, or if no part is shared. layout: shapes and shardings of `params`.
+    name, shape or type, or if no part is shared. layout: what `params` is laid out as.
     """
     folder = Path(path).expanduser().absolute() / FOLDER
     if not folder.is_dir():

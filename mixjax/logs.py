@@ -188,12 +188,15 @@ class Recorder:
         self._busy += time.monotonic() - begin
 
     def notes(self, evaluated: list[str]) -> dict:
-        """What a checkpoint must keep so that the log continues exactly."""
+        """What a checkpoint must keep so that the log continues exactly.
+
+        Copies: the checkpoint is written while the run goes on.
+        """
         self.drain()
         return {
-            "window": self._window,
+            "window": list(self._window),
             "metrics_bytes": self.writer.length(),
-            "evaluated": evaluated,
+            "evaluated": list(evaluated),
             "examples": self._plan.examples,
         }
 

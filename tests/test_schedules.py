@@ -90,6 +90,11 @@ def test_without_warmup_the_first_step_has_the_peak():
         check(shape(warmup_epochs=0.0, warmup_start=0.3), {0: 1.0})
 
 
+def test_a_run_may_be_warmup_alone():
+    check(cosine(warmup_epochs=10.0), {0: 0, 50: 0.5, 99: 0.99, 100: 1})
+    assert np.isfinite(cosine(warmup_epochs=10.0)(100))
+
+
 def test_milestones():
     """Epoch 4, and the eighth, two before the end."""
     check(stairs(), {39: 1, 40: 0.1, 79: 0.1, 80: 0.01, 99: 0.01})
@@ -98,13 +103,18 @@ def test_milestones():
     check(later, {29: 1, 30: 0.1, 69: 0.1, 70: 0.01})
 
 
-def test_epochs_of_a_fractional_length():
-    """300 epochs in 1000 steps: step k lies in epoch 3 k // 10."""
-    schedule = cosine(Clock(1000, 1000 / 300), per="epoch", warmup_epochs=300.0)
-    step = np.arange(1000)
-    np.testing.assert_allclose(
-        jax.jit(schedule)(step), (3 * step // 10) / 300, rtol=1e-6
-    )
+@pytest.mark.parametrize("epochs, total", [(300, 1000), (47, 500_000), (10, 3)])
+def test_epochs_of_a_fractional_length(epochs, total):
+    """Step k of `total` lies in epoch k * epochs // total."""
+    clock = Clock(total, total / epochs)
+    rise = {"per": "epoch", "warmup_epochs": float(epochs), "first_epoch": 1}
+    begin = np.arange(epochs) * total // epochs
+    step = np.unique(np.clip([begin - 1, begin, begin + 1], 0, total - 1))
+    found = jax.jit(cosine(clock, peak=float(epochs), **rise))(step)
+    np.testing.assert_allclose(found, step * epochs // total + 1, rtol=1e-6)
+
+
+def test_milestones_between_two_steps():
     drops = stairs(Clock(1000, 1000 / 300), milestones=(100, -100))
     check(drops, {332: 1, 333: 0.1, 666: 0.1, 667: 0.01})
 

@@ -1,0 +1,86 @@
+"""The benchmarks run, and their tables have a line for every contender."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parents[1] / "bench"
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+
+def run(tmp_path, script: str, *flags: str) -> tuple[list[str], dict]:
+    """Runs a benchmark -> (the lines it printed, what it wrote to --json)."""
+    written = tmp_path / "found.json"
+    done = subprocess.run(
+        [sys.executable, BENCH / script, *flags, f"--json={written}"],
+        capture_output=True,
+        text=True,
+        cwd=BENCH.parent,
+        env=os.environ | {"XLA_FLAGS": QUICK},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines(), json.loads(written.read_text())
+
+
+def figures(lines: list[str], title: str, column: int) -> list[float]:
+    """The numbers from `column` on of the only line that begins with `title`."""
+    (line,) = [x for x in lines if x.startswith(title)]
+    return [float(n) for n in re.findall(r"(?<= )[\d.]+(?= |$)", line[column:])]
+
+
+def check_record(found: dict, rows: int) -> None:
+    assert {"command", "date", "commit", "host", "versions"} <= found.keys()
+    assert found["host"]["cores"] >= 1 and found["versions"]["jax"]
+    assert len(found["rows"]) == rows
+
+
+def test_step(tmp_path):
+    """mixjax and PyTorch eager train the smallest MAE one step each."""
+    for package in ("torch", "transformers"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"needs {package}, which is absent")
+    size = ("--model=Ti", "--layers=1", "--batch=1", "--rounds=1")
+    lines, found = run(tmp_path, "step.py", *size, "--only=mixjax,eager")
+    check_record(found, rows=2)
+    for title in ("mixjax  ", "PyTorch eager, default AdamW"):
+        assert min(figures(lines, title, 38)[:2]) > 0
+    assert all(row["img_per_sec"] > 0 for row in found["rows"])
+
+
+def test_input(tmp_path):
+    """Every form of the host's work sees to a few pictures."""
+    size = ("--files=16", "--images=16", "--batch=8", "--rounds=1", "--threads=2")
+    lines, found = run(tmp_path, "input.py", *size, "--no-tfdata")
+    check_record(found, rows=7)
+    work = ("decode and crop, a loop", "decode and crop, 2 threads", "pipeline, 2 ")
+    titles = [f"{'':17}decode, a loop"]
+    titles += [
+        f"{f:17}{w}" for f in ("antialias=False", "antialias=True") for w in work
+    ]
+    for title in titles:
+        img_per_sec, per_core, cpu_ms = figures(lines, title, 54)
+        assert min(img_per_sec, per_core, cpu_ms) > 0
+    assert all(share["cpu"] > 0 for share in found["ratios"])
+    assert any("tf.data" in x and "not run" in x for x in lines)
+
+
+def test_compile(tmp_path):
+    """Both forms of the encoder start twice, and the second time finds the cache."""
+    tiny = {"encoder.width": 8, "encoder.heads": 1, "encoder.depth": 2}
+    tiny |= {"decoder.width": 8, "decoder.heads": 1, "decoder.depth": 1}
+    fields = [f"--config.model.{k}={v}" for k, v in tiny.items()]
+    lines, found = run(
+        tmp_path, "compile.py", *fields, "--config.batch=16", "--rounds=1"
+    )
+    check_record(found, rows=4)
+    for layers in ("unrolled", "scan"):
+        for cache in ("cold", "warm"):
+            seconds = figures(lines, f"{layers}, {cache} cache", 22)
+            assert len(seconds) == 5 and seconds[0] > 0
+    assert all(row[f"{p}_s"] > 0 for row in found["rows"] for p in ("trace", "compile"))
