@@ -51,12 +51,7 @@ class Checkpoints:
         Waits for one that is being written.
         """
         self._manager.wait_until_finished()
-        complete = [step for step in self._manager.all_steps() if self._whole(step)]
-        return max(complete, default=None)
-
-    def _whole(self, step: int) -> bool:
-        """Whether all of a checkpoint is there: its mark is what is written last."""
-        return (self._folder / str(step) / MARK).exists()
+        return newest(self._manager, self._folder)
 
     def due(self, step: int) -> bool:
         """Whether the state after `step` steps is to be saved."""
@@ -69,7 +64,7 @@ class Checkpoints:
         A step that is already there stays as it is, unless it is incomplete.
         """
         self._manager.wait_until_finished()
-        if self._whole(step):
+        if is_whole(self._folder, step):
             return
         if step in self._manager.all_steps():
             self._manager.delete(step)
@@ -101,6 +96,17 @@ class Checkpoints:
         self._manager.close()
 
 
+def is_whole(folder: Path, step: int) -> bool:
+    """Whether all of a checkpoint is there: its mark is what is written last."""
+    return (folder / str(step) / MARK).exists()
+
+
+def newest(manager: ocp.CheckpointManager, folder: Path) -> int | None:
+    """The newest step of which all is there."""
+    whole = (step for step in manager.all_steps() if is_whole(folder, step))
+    return max(whole, default=None)
+
+
 def shapes_of(tree) -> dict[str, str]:
     """Path -> shape and type of all leaves; empty parts of a tree do not count."""
     leaves = jax.tree_util.tree_leaves_with_path(
@@ -125,18 +131,18 @@ def compare(found: dict, wanted: dict, what: str) -> None:
         raise UsageError(f"{what}: {count} tensors do not fit: {'; '.join(some)}.")
 
 
-def warm_start(path: str, params, layout):
-    """`params` with the parts that the newest checkpoint of workdir `path` also has.
+def warm_start(path: str, layout) -> dict:
+    """The parts of the parameters that the newest checkpoint of workdir `path` has.
 
     A part (encoder, decoder, ...) is taken whole: UsageError if its tensors differ in
-    name, shape or type, or if no part is shared. layout: what `params` is laid out as.
+    name, shape or type, or if no part is shared. layout: of all parameters wanted.
     """
     folder = Path(path).expanduser().absolute() / FOLDER
     if not folder.is_dir():
         raise UsageError(f"init_from={path}: {folder} does not exist.")
     handlers = {"state": ocp.PyTreeCheckpointHandler()}
     with ocp.CheckpointManager(folder, item_handlers=handlers) as manager:
-        step = manager.latest_step()
+        step = newest(manager, folder)
         if step is None:
             raise UsageError(
                 f"init_from={path}: {folder} holds no complete checkpoint."
@@ -158,4 +164,4 @@ def warm_start(path: str, params, layout):
         found = found["state"]["params"]
     size = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(found))
     log.info("init_from %s, step %d: %s (%d weights)", path, step, shared, size)
-    return {**params, **found}
+    return found

@@ -1,6 +1,7 @@
 """Exit codes, and the two errors that a user is meant to read."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 DONE = 0  # the run is complete
@@ -36,3 +37,13 @@ def check_name(what: str, name: str, known: Iterable[str]) -> None:
     known = list(known)
     if name not in known:
         raise UsageError(f"{what} {name!r} does not exist; {nearest(name, known)}")
+
+
+def check_regex(what: str, text: str) -> None:
+    """Raises UsageError unless `text` is a regular expression."""
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise UsageError(
+            f"{what}: {text!r} is no regular expression: {error}"
+        ) from error

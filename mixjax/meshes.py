@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from mixjax.errors import UsageError, check_name
+from mixjax.errors import UsageError, check_name, check_regex
 
 BATCH = ("data", "fsdp")
 
@@ -53,7 +53,8 @@ def lay_out(mesh: Mesh, shapes, rules: Sequence[tuple[str, str]]):
     "replicate", or "split": cut the longest axis that `fsdp` divides. A leaf that no
     rule names, or that has no such axis, is replicated.
     """
-    for _, what in rules:
+    for regex, what in rules:
+        check_regex("mesh.rules", regex)
         check_name("mesh.rules", what, ["replicate", "split"])
     parts = mesh.shape["fsdp"]
 

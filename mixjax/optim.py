@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mixjax.errors import UsageError, check_name
+from mixjax.errors import UsageError, check_name, check_regex
 from mixjax.meshes import path_name
 from mixjax.registry import call, take
 
@@ -195,6 +195,7 @@ def make(config: Mapping, schedule: Schedule, params) -> optax.GradientTransform
     )
     check_name("optim.name", name, OPTIMIZERS)
     for regex in (*exempt, *(regex for regex, _ in lr_rules)):
+        check_regex("optim", regex)
         names = [path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
         if not any(re.search(regex, n) for n in names):
             raise UsageError(f"optim: the rule {regex!r} matches no parameter.")

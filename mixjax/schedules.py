@@ -161,6 +161,7 @@ def make(config: Mapping, *, batch: int, clock: Clock) -> Schedule:
         if key in fields:
             fields[key] = fields[key] * scale
     schedule = call("schedule", SCHEDULES[name], fields, clock=clock, peak=base * scale)
+    warm = round(config["warmup_epochs"] * clock.steps_per_epoch)
     log.info(
         "learning rate: base %g x %s (effective batch %d) = %g; %s over %d steps, "
         "of which %d warm up",
@@ -170,6 +171,8 @@ def make(config: Mapping, *, batch: int, clock: Clock) -> Schedule:
         base * scale,
         name,
         clock.total_steps,
-        round(config["warmup_epochs"] * clock.steps_per_epoch),
+        min(warm, clock.total_steps),
     )
+    if warm >= clock.total_steps:
+        log.warning("schedule.warmup_epochs: the run ends before the warm-up does")
     return schedule

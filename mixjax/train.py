@@ -137,11 +137,10 @@ def begin(config, saved: Checkpoints, init: Callable, layout, examples: int) -> 
                 f"{notes['examples']} when this run began; take another --workdir."
             )
         return state, notes
+    given = warm_start(config.init_from, layout.params) if config.init_from else {}
     shardings = jax.tree.map(lambda s: s.sharding, layout)
     state = jax.jit(init, out_shardings=shardings)(jax.random.key(config.seed))
-    if config.init_from:
-        params = warm_start(config.init_from, state.params, layout.params)
-        state = state.replace(params=params)
+    state = state.replace(params={**state.params, **given})
     return state, {"window": [], "metrics_bytes": 0, "evaluated": []}
 
 

@@ -80,19 +80,27 @@ class Workdir:
             self._lock = open(self.path / ".lock", "a+")
         except OSError as error:
             raise UsageError(f"--workdir={path} cannot be written: {error}.") from error
+        self._settings = as_json(config)
+        try:
+            self._check(path)
+        except UsageError:
+            self._lock.close()
+            raise
+
+    def _check(self, path: str) -> None:
+        """UsageError if another run has the folder, now or before."""
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UsageError(f"--workdir={path} is in use by another run.") from error
-        self._settings = as_json(config)
-        if any(self.path.glob("checkpoints/[0-9]*")):
-            saved = self.path / "config.json"
-            if not saved.exists():
-                raise UsageError(
-                    f"--workdir={path} has checkpoints but no config.json; take "
-                    f"another."
-                )
-            check_config(json.loads(saved.read_text()), self._settings, self.path)
+        if not any(self.path.glob("checkpoints/[0-9]*")):
+            return
+        saved = self.path / "config.json"
+        if not saved.exists():
+            raise UsageError(
+                f"--workdir={path} has checkpoints but no config.json; take another."
+            )
+        check_config(json.loads(saved.read_text()), self._settings, self.path)
 
     def __enter__(self) -> "Workdir":
         return self

@@ -71,16 +71,13 @@ def test_input(tmp_path):
 
 
 def test_compile(tmp_path):
-    """Both forms of the encoder start twice, and the second time finds the cache."""
+    """A small model starts twice; the second time finds the first one's cache."""
     tiny = {"encoder.width": 8, "encoder.heads": 1, "encoder.depth": 2}
     tiny |= {"decoder.width": 8, "decoder.heads": 1, "decoder.depth": 1}
     fields = [f"--config.model.{k}={v}" for k, v in tiny.items()]
-    lines, found = run(
-        tmp_path, "compile.py", *fields, "--config.batch=16", "--rounds=1"
-    )
-    check_record(found, rows=4)
-    for layers in ("unrolled", "scan"):
-        for cache in ("cold", "warm"):
-            seconds = figures(lines, f"{layers}, {cache} cache", 22)
-            assert len(seconds) == 5 and seconds[0] > 0
-    assert all(row[f"{p}_s"] > 0 for row in found["rows"] for p in ("trace", "compile"))
+    size = ("--only=scan", "--rounds=1", "--config.batch=16")
+    lines, found = run(tmp_path, "compile.py", *fields, *size)
+    check_record(found, rows=2)
+    for title in ("scan, cold cache", "scan, warm cache"):
+        first_step, trace, lower, compile_, _ = figures(lines, title, 22)
+        assert min(first_step, trace, compile_) > 0 and lower >= 0

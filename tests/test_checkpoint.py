@@ -250,7 +250,7 @@ def ones(tree):
 def test_warm_start_takes_whole_parts_of_the_newest(workdir, said, fsdp):
     old = make_state(1).params
     params, layout = begin(fsdp, encoder=ones(old["encoder"]), head={"b": jnp.ones(5)})
-    found = warm_start(str(workdir), params, layout)
+    found = params | warm_start(str(workdir), layout)
     check_same(found, {"encoder": old["encoder"], "head": {"b": jnp.ones(5)}})
     kernel = found["encoder"]["kernel"]
     assert kernel.sharding == layout["encoder"]["kernel"].sharding
@@ -262,16 +262,16 @@ def test_warm_start_names_what_is_wrong(opened, workdir, tmp_path):
     old = make_state(1).params
     params, layout = begin(encoder=ones(old["encoder"]))
     with pytest.raises(UsageError, match=r"init_from=.*/checkpoints does not exist"):
-        warm_start(str(tmp_path), params, layout)
+        warm_start(str(tmp_path), layout)
     opened(tmp_path)
     with pytest.raises(UsageError, match="holds no complete checkpoint"):
-        warm_start(str(tmp_path), params, layout)
+        warm_start(str(tmp_path), layout)
     other = begin(head={"b": jnp.ones(5)})
     with pytest.raises(UsageError, match=r"no part in common .*'encoder'"):
-        warm_start(str(workdir), *other)
+        warm_start(str(workdir), other[1])
     wide = {"kernel": jnp.ones((8, 16)), "bias": old["encoder"]["bias"]}
     fits = r"encoder: 1 tensors .*kernel \(8, 12\) \w+ instead of \(8, 16\)"
     with pytest.raises(UsageError, match=fits):
-        warm_start(str(workdir), *begin(encoder=wide, decoder=old["decoder"]))
+        warm_start(str(workdir), begin(encoder=wide, decoder=old["decoder"])[1])
     with pytest.raises(UsageError, match=r"encoder: 1 tensors .*kernel .* too many"):
-        warm_start(str(workdir), *begin(encoder={"bias": old["encoder"]["bias"]}))
+        warm_start(str(workdir), begin(encoder={"bias": old["encoder"]["bias"]})[1])

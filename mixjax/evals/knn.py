@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixjax import meshes
+from mixjax.errors import UsageError
 from mixjax.evals.features import embedder, extract
 
 Array = jax.Array
@@ -147,6 +148,10 @@ def make(
     chunk: queries at a time. None, with a line that says so, if the data has no labels
     or no held-out split.
     """
+    if k < 1 or temperature <= 0:
+        raise UsageError(
+            f"evals.knn: k={k} must be 1 or more, temperature={temperature} above 0."
+        )
     held_out = sets.test(queries) if sets.classes else None
     if held_out is None:
         what = "labels" if not sets.classes else "held-out split"
