@@ -203,7 +203,9 @@ def contenders(options, folder: str, paths: list[str]) -> dict:
 def measure(options, folder: str, paths: list[str]) -> tuple[dict, str]:
     """({(form, name): the costs of its turns}, why tf.data did not run or "")."""
     parts = contenders(options, folder, paths)
-    takes = {k: functools.partial(timed, run, options.images) for k, run in parts.items()}
+    takes = {
+        k: functools.partial(timed, run, options.images) for k, run in parts.items()
+    }
     end = lambda: None
     absent = "" if options.tfdata else "--no-tfdata"
     if options.tfdata and importlib.util.find_spec("tensorflow") is None:
@@ -344,7 +346,8 @@ def main() -> None:
         paths = write_files(pictures, folder, options.files)
         size = sum(os.path.getsize(p) for p in paths) / len(paths)
         about = (
-            f"{len(paths)} JPEGs of {WIDTH} x {HEIGHT}, {size / 1e3:.0f} kB on average, "
+            f"{len(paths)} JPEGs of {WIDTH} x {HEIGHT}, {size / 1e3:.0f} kB on average"
+            + ", "
             + ("from photographs" if options.folder else "generated smooth noise")
         )
         print(

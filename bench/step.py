@@ -13,13 +13,11 @@ same count of matrix operations for all, and the ratio of mixjax to each.
 """
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
+
+import record
+import turns
 
 SIZES = {  # width, depth, heads, patch
     "Ti": (192, 12, 3, 16),
@@ -45,13 +43,17 @@ def mixjax_step(options):
     import jax.numpy as jnp
     import ml_collections
 
-    from configs import mae_vitb
+    from configs import common
     from mixjax import flops, meshes, methods, models, optim, schedules, train
 
-    config = mae_vitb.recipe(options.model, SIZES[options.model][3], "")
+    config = common.masked_imagenet(
+        options.model, SIZES[options.model][3], "", epochs=800
+    )
     on_cpu = jax.default_backend() == "cpu"
     config.model.precision = "float32" if on_cpu else "bfloat16"
     config.batch = options.batch
+    if options.layers:
+        config.model.encoder.depth = config.model.decoder.depth = options.layers
     mesh = meshes.make(fsdp=1)
     clock = schedules.Clock(1000, 10)
     network = models.make(config.model)
@@ -100,12 +102,12 @@ def torch_step(options, kind):
     width, depth, heads, patch = SIZES[options.model]
     config = transformers.ViTMAEConfig(
         hidden_size=width,
-        num_hidden_layers=depth,
+        num_hidden_layers=options.layers or depth,
         num_attention_heads=heads,
         intermediate_size=4 * width,
         patch_size=patch,
         decoder_hidden_size=512,
-        decoder_num_hidden_layers=8,
+        decoder_num_hidden_layers=options.layers or 8,
         decoder_num_attention_heads=16,
         decoder_intermediate_size=2048,
         mask_ratio=0.75,
@@ -138,7 +140,7 @@ def torch_step(options, kind):
 
 
 def worker(options) -> None:
-    """Prepares one contender, then times a turn for every line on stdin."""
+    """Prepares one contender, then times a turn whenever asked to."""
     name = options.worker
     make = mixjax_step if name == "mixjax" else lambda o: torch_step(o, name)
     begin = time.perf_counter()
@@ -146,102 +148,81 @@ def worker(options) -> None:
     for _ in range(2):
         run()
     facts["ready_s"] = time.perf_counter() - begin
-    print("READY " + json.dumps(facts), flush=True)
-    for _ in sys.stdin:
+
+    def turn():
         begin = time.perf_counter()
         for _ in range(options.steps):
             run()
-        seconds = (time.perf_counter() - begin) / options.steps
-        print(f"TIME {seconds}", flush=True)
+        return {"seconds": (time.perf_counter() - begin) / options.steps}
 
-
-def answer(process, word):
-    """The rest of a worker's next line that begins with `word`; None at its end."""
-    for line in process.stdout:
-        if line.startswith(word):
-            return line[len(word) :].strip()
-    return None
+    turns.serve(facts, turn)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", choices=SIZES, default="S")
+    parser.add_argument("--layers", type=int, help="of encoder and decoder each")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=1, help="steps a turn")
     parser.add_argument("--only", default=",".join(CONTENDERS), help="contenders")
-    parser.add_argument("--out", help="write the figures to this JSON file")
+    parser.add_argument("--json", help="write the figures to this file")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         return worker(options)
 
-    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    env = {**os.environ, "PYTHONPATH": here, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    workers, facts = {}, {}
-    errors = {name: tempfile.TemporaryFile("w+") for name in options.only.split(",")}
-    for name in errors:
-        command = [sys.executable, __file__, *sys.argv[1:], f"--worker={name}"]
-        workers[name] = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors[name],
-            text=True,
-            env=env,
-        )
-        ready = answer(workers[name], "READY ")
-        if ready is None:
-            errors[name].seek(0)
-            print(f"{name} did not start:\n{errors[name].read()[-800:]}")
-            del workers[name]
-            continue
-        facts[name] = json.loads(ready)
-    times = {name: [] for name in workers}
+    takes, ends, facts = {}, [], {}
+    for name in options.only.split(","):
+        try:
+            env = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+            takes[name], end, facts[name] = turns.start(name, **env)
+            ends.append(end)
+        except turns.NotStarted as error:
+            print(f"{name} did not start:\n{error}")
+    times = {name: [] for name in takes}
     for _ in range(options.rounds):
-        for name, process in workers.items():
-            process.stdin.write("go\n")
-            process.stdin.flush()
-            times[name].append(float(answer(process, "TIME ")))
-    for process in workers.values():
-        process.stdin.close()
-        process.wait()
+        for name, take in takes.items():
+            times[name].append(take()["seconds"])
+    for end in ends:
+        end()
     report(options, times, facts)
 
 
 def report(options, times, facts) -> None:
-    """Prints the table, and writes it where --out says."""
+    """Prints the table, and writes it where --json says."""
     median = {name: statistics.median(t) for name, t in times.items()}
     own = facts.get("mixjax", {})
     print(
-        f"MAE ViT-{options.model}/{SIZES[options.model][3]}, batch {options.batch}, "
+        f"MAE ViT-{options.model}/{SIZES[options.model][3]}"
+        + (f" of {options.layers} + {options.layers} layers" if options.layers else "")
+        + f", batch {options.batch}, "
         f"{options.rounds} rounds of {options.steps} on {own.get('device')}; "
         + ", ".join(sorted({f["versions"] for f in facts.values()}))
     )
     print(f"{'':38}{'img/s':>9}{'ms':>10}{'GFLOP/s':>10}{'MFU':>7}  mixjax is")
-    rows = {}
+    rows = []
     for name, seconds in median.items():
         rate = own["work"] / seconds if own else 0.0
         mfu = rate / own["peak"] if own.get("peak") else None
         ratio = seconds / median["mixjax"] if own else None
-        rows[name] = {
+        row = {
+            "name": name,
             "img_per_sec": options.batch / seconds,
             "ms": 1e3 * seconds,
             "gflops_per_sec": rate / 1e9,
             "mfu": mfu,
             "mixjax_over_this": ratio,
             "ready_s": facts[name]["ready_s"],
-            "seconds_of_rounds": times[name],
+            "rounds": times[name],
         }
+        rows.append(row)
         print(
             f"{CONTENDERS[name]:38}{options.batch / seconds:9.2f}{1e3 * seconds:10.1f}"
             f"{rate / 1e9:10.0f}{f'{mfu:7.1%}' if mfu else '      -'}"
             + (f"  {ratio:.2f} x as fast" if ratio and name != "mixjax" else "")
         )
-    if options.out:
-        found = {"options": vars(options), "facts": facts, "rows": rows}
-        with open(options.out, "w") as file:
-            json.dump(found, file, indent=1)
+    record.write(options.json, rows, facts=facts)
 
 
 if __name__ == "__main__":

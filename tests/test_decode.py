@@ -113,10 +113,8 @@ def test_grey_with_alpha_lies_on_white():
 
 
 def palette_image(indices):
-    image = (
-        Image.fromarray(indices, "P") if False else Image.new("P", indices.shape[::-1])
-    )
-    image.putdata(indices.ravel().tolist())
+    image = Image.new("P", indices.shape[::-1])
+    image.frombytes(indices.astype(np.uint8).tobytes())
     image.putpalette([255, 0, 0, 0, 255, 0, 10, 20, 30])
     return image
 
@@ -278,7 +276,7 @@ def centre(image, size, resize_to, filter):
         (60, 91, (24, 24), 28),
         (91, 60, (24, 24), 27),
         (50, 50, (24, 20), 24),
-        (31, 40, (31, 33), 31),
+        (31, 40, (31, 29), 31),
         (9, 14, (20, 16), 21),
     ],
 )
@@ -337,7 +335,7 @@ def decoded(monkeypatch):
 @pytest.mark.parametrize("size", [(16, 16), (40, 24)])
 def test_a_large_jpeg_is_decoded_small_but_never_below_twice_the_size(decoded, size):
     data = saved(scene(601, 834), "JPEG", quality=95)
-    view = host_ops.decode_crop(size, (0.01, 1.0))
+    view = host_ops.decode_crop(size, (0.002, 0.05))
     for seed in range(25):
         rng = np.random.default_rng(seed)
         found = view(data, rng)
@@ -352,14 +350,17 @@ def test_a_large_jpeg_is_decoded_small_but_never_below_twice_the_size(decoded, s
 
 @pytest.mark.skipif(decode.simplejpeg is None, reason="the slow road never scales")
 def test_a_crop_decoded_small_looks_like_one_decoded_whole(monkeypatch):
-    data = saved(scene(601, 834), "JPEG", quality=95)
+    y, x = np.mgrid[:601, :834] / 834 * 255  # a slope shows if anything has moved
+    data = saved(np.stack([x, y, 255 - x], -1).astype(np.uint8), "JPEG", quality=95)
     view = host_ops.decode_crop(24, (0.2, 1.0))
-    small = [view(data, np.random.default_rng(s)).astype(int) for s in range(5)]
+    crops = lambda: np.stack([view(data, np.random.default_rng(s)) for s in range(40)])
+    small = crops().astype(int)
     monkeypatch.setattr(decode, "simplejpeg", None)
-    whole = [view(data, np.random.default_rng(s)).astype(int) for s in range(5)]
-    assert any((a != b).any() for a, b in zip(small, whole, strict=True))
-    for a, b in zip(small, whole, strict=True):
-        assert abs(a - b).mean() < 2
+    gaps = small - crops()
+    assert gaps.any()
+    # Boxes go to the nearest pixel of the small picture, 8 or 2.4 levels wide at most.
+    assert abs(gaps.mean(axis=(1, 2))).max() < 2.4
+    assert abs(gaps.mean(axis=(0, 1, 2))).max() < 0.4
 
 
 @pytest.mark.skipif(host_ops.cv2 is None, reason="needs OpenCV")

@@ -1,5 +1,6 @@
 """The command line: what is wrong is said in one sentence, before any long work."""
 
+import importlib.metadata
 import os
 import re
 import subprocess
@@ -199,3 +200,58 @@ def test_two_views_from_two_crops_of_a_flat_folder(tmp_path):
     run = tiny.run(tmp_path / "run", settings)
     assert (run / "figures" / "pictures_0000002.png").exists()
     assert "the data has no labels: no kNN" in (run / "train.log").read_text()
+
+
+NEEDED = """jax flax optax orbax-checkpoint chex numpy pillow matplotlib tensorboard
+ml_collections clu grain"""
+BLOCK = """
+import sys
+sys.modules.update(dict.fromkeys({blocked}))
+from mixjax.main import run
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+def needed_packages() -> set[str]:
+    """NEEDED and what it requires, in turn."""
+    found, rest = set(), NEEDED.split()
+    while rest:
+        name = re.sub(r"[-_.]+", "-", rest.pop()).lower()
+        try:
+            requires = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if name not in found:
+            found.add(name)
+            plain = (r for r in requires if "extra ==" not in r)
+            rest += [re.match(r"[\w.-]+", r).group() for r in plain]
+    return found
+
+
+def test_a_run_needs_few_packages(tmp_path):
+    """Without TensorFlow, TFDS, simplejpeg or OpenCV, from files to pictures."""
+    kept = needed_packages()
+    blocked = {
+        module
+        for module, owners in importlib.metadata.packages_distributions().items()
+        if not kept & {re.sub(r"[-_.]+", "-", o).lower() for o in owners}
+    }
+    assert {"tensorflow_datasets", "simplejpeg", "cv2"} <= blocked
+    folder = pictures(tmp_path / "own", 20)
+    argv = tiny.flags(
+        steps=2,
+        data__source=f"folder:{folder}",
+        data__on_device=False,
+        data__views="decode_crop(16, channels=1) | flip | normalize((.3,), (.4,))",
+        data__eval_view="decode_center(16, 16, channels=1) | normalize((.3,), (.4,))",
+    )
+    code = BLOCK.format(blocked=blocked)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv, f"--workdir={tmp_path}/run"],
+        cwd=tiny.ROOT,
+        env={**os.environ, "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == errors.DONE, done.stdout + done.stderr
+    assert done.stderr == ""

@@ -129,9 +129,9 @@ def decode_crop(
             spare = max(min(h // (2 * size[0]), w // (2 * size[1])), 1)
             enough = (-(-known[0] // spare), -(-known[1] // spare))
             array = to_array(picture, channels, enough if spare > 1 else (0, 0))
-            shrink = known[0] / array.shape[0]
-            if shrink > 1:
-                top, left, h, w = (int(x / shrink) for x in (top, left, h, w))
+            # A scaled JPEG is k / 8 of its size; its last row may be a part of one.
+            eighths = 8 * array.shape[0] // known[0]
+            top, left, h, w = (round(x * eighths / 8) for x in (top, left, h, w))
         crop = array[top : top + h, left : left + w]
         return resize(crop, size, filter, antialias)
 

@@ -10,6 +10,7 @@ import difflib
 import logging
 import os
 import shlex
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -97,6 +98,10 @@ def open_npz(rest: str, split: str, directory: str) -> Source:
     path = Path(rest).expanduser()
     if not path.is_file():
         raise UsageError(f"data.source=npz:{rest}: there is no such file.")
+    if not zipfile.is_zipfile(path):
+        raise UsageError(
+            f"data.source=npz:{rest} is not a .npz file, or not all of it."
+        )
     try:
         with np.load(path, allow_pickle=False) as file:
             if f"{split}_image" not in file.files:

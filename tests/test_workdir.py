@@ -1,0 +1,96 @@
+"""The folder of a run: its own, of one config, and saying what made it."""
+
+import json
+
+import jax.numpy as jnp
+import pytest
+
+from mixjax import workdir
+from mixjax.errors import UsageError
+from mixjax.workdir import Workdir
+from tests import tiny
+
+
+def changed(old, new):
+    """The sentence about two configs, or None if the change is harmless."""
+    try:
+        workdir.check_config(old, new, "here")
+    except UsageError as error:
+        return str(error)
+
+
+def test_changes_are_listed_field_by_field():
+    old = {"a": 1, "model": {"width": 8, "depth": 2}, "log": {"every": 5}}
+    new = {"a": 1, "model": {"width": 9, "heads": 2}, "log": {"every": 6}}
+    assert changed(old, new) == (
+        "workdir here belongs to a run with another config: model.depth "
+        "(2 -> 'absent'), model.heads ('absent' -> 2), model.width (8 -> 9); take "
+        "another --workdir or the old values."
+    )
+
+
+@pytest.mark.parametrize(
+    "field, harmless",
+    [
+        ("log.every", True),
+        ("checkpoint.keep", True),
+        ("mesh.fsdp", True),
+        ("evals.knn.k", True),
+        ("data.threads", True),
+        ("accumulate", True),
+        ("model.encoder.remat", True),
+        ("model.decoder.scan", True),
+        ("data.views", False),
+        ("data.source", False),
+        ("batch", False),
+        ("seed", False),
+        ("steps", False),
+        ("model.precision", False),
+        ("optim.b1", False),
+        ("catalog.every", False),
+    ],
+)
+def test_what_is_harmless(field, harmless):
+    def nested(value):
+        for word in reversed(field.split(".")):
+            value = {word: value}
+        return value
+
+    assert (changed(nested(1), nested(2)) is None) == harmless
+
+
+def test_files_are_replaced_in_one_move(tmp_path):
+    file = tmp_path / "a.json"
+    workdir.write(file, "old")
+    workdir.write(file, "new")
+    assert file.read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_what_made_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    settings = tiny.config()
+    with Workdir(str(tmp_path), settings) as folder:
+        folder.record("8 x cpu", {"encoder": {"kernel": jnp.ones((3, 5))}})
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["model"]["encoder"]["image_size"] == [16, 16]
+    assert "encoder/kernel" in (tmp_path / "parameters.txt").read_text()
+    environment = (tmp_path / "env.txt").read_text()
+    assert "8 x cpu" in environment and "\njax " in environment
+    assert "secret" not in environment
+
+
+def test_a_folder_has_one_run_at_a_time(tmp_path):
+    with Workdir(str(tmp_path), tiny.config()):
+        with pytest.raises(UsageError, match="in use by another run"):
+            Workdir(str(tmp_path), tiny.config())
+    with Workdir(str(tmp_path), tiny.config()) as folder:
+        assert not folder.finished
+        folder.finish(3)
+        assert folder.finished
+
+
+def test_checkpoints_without_a_config_are_left_alone(tmp_path):
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    with pytest.raises(UsageError, match="has checkpoints but no config.json"):
+        Workdir(str(tmp_path), tiny.config())
