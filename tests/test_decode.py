@@ -274,6 +274,7 @@ def centre(image, size, resize_to, filter):
     "height, width, size, resize_to",
     [
         (60, 91, (24, 24), 28),
+        (60, 91, (24, 24), 27),
         (91, 60, (24, 24), 27),
         (50, 50, (24, 20), 24),
         (31, 40, (31, 29), 31),

@@ -182,9 +182,14 @@ def test_an_example_is_cropped_anew_in_every_epoch(folder):
     assert sum(len(set(c)) for c in crops.values()) > 0.9 * 96
 
 
-def test_threads_change_nothing(folder):
-    one = fetched(make(open_folder(folder), threads=1).batches(0, 5))
-    assert_equal(fetched(make(open_folder(folder), threads=7).batches(0, 5)), one)
+@pytest.mark.parametrize("part", [1, 3, 100])
+def test_threads_and_their_portions_change_nothing(folder, monkeypatch, part):
+    one = make(open_folder(folder), threads=1)
+    batches, sweep = fetched(one.batches(0, 5)), fetched(one.sweep())
+    monkeypatch.setattr(pipeline, "PART", part)
+    seven = make(open_folder(folder), threads=7)
+    assert_equal(fetched(seven.batches(0, 5)), batches)
+    assert_equal(fetched(seven.sweep()), sweep)
 
 
 @pytest.mark.parametrize("count, fsdp", [(1, 1), (2, 1), (8, 4)])
