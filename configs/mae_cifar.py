@@ -27,12 +27,12 @@ def get_config(arg=""):
     c.model.encoder = common.vit("Ti", (32, 32), 4)
     c.model.encoder.pool = "mean"
     c.model.decoder = common.decoder(128, 4, 4)
-    c.method = common.ConfigDict(dict(name="mae", mask_ratio=0.75, norm_pix=True))
+    c.method = common.ConfigDict(dict(name="mae", mask_ratio=0.75, norm_pix=False))
     c.optim = common.adamw(b2=0.95, weight_decay=0.05)
-    c.schedule = common.warmup_cosine(1e-3, "batch/256", warmup_epochs=20.0)
+    c.schedule = common.warmup_cosine(2e-3, "batch/256", warmup_epochs=10.0)
     c.evals = common.ConfigDict()
-    c.evals.knn = common.knn(k=20, temperature=0.07, every_epochs=50.0)
+    c.evals.knn = common.knn(k=20, temperature=0.07, every_epochs=100.0)
     c.evals.knn.bank, c.evals.knn.queries = 5000, 2000
-    c.evals.pictures = common.pictures(every_epochs=50.0)
-    c.checkpoint.every_epochs = 10.0
+    c.evals.pictures = common.pictures(every_epochs=100.0)
+    c.checkpoint.every_epochs = 25.0
     return c

@@ -275,6 +275,7 @@ def train(config, workdir: Workdir, stop: Interrupt) -> None:
         record.watch(unreadable=sets.train.unreadable, last_good=saved.latest)
         opened.callback(record.close)
         batches = sets.train.batches(step, clock.total_steps)
+        opened.callback(batches.close)
         opened.enter_context(jax.transfer_guard("disallow"))
         # Between two steps: evaluate, save, leave if asked to. Then the next step.
         while True:

@@ -8,7 +8,7 @@ transparency, which is laid over white.
 import io
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 try:
     import simplejpeg
@@ -91,6 +91,8 @@ def pixels(data: bytes, channels: int, enough: tuple[int, int] = (0, 0)) -> np.n
         with Image.open(io.BytesIO(data)) as image:
             image.load()
             image = to_eight_bits(ImageOps.exif_transpose(image))
+    except UnidentifiedImageError as error:
+        raise Unreadable("no picture of a known kind") from error
     except Exception as error:  # decoders raise nearly everything on bad bytes
         raise Unreadable(str(error) or type(error).__name__) from error
     array = np.asarray(image.convert("L" if channels == 1 else "RGB"))

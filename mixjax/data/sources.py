@@ -167,6 +167,8 @@ def open_folder(rest: str, split: str, directory: str) -> Source:
     order. Files that are no pictures by their name are left out.
     """
     path = Path(rest).expanduser()
+    if not rest:
+        raise UsageError("data.source=folder: names no folder; write folder:PATH.")
     if not path.is_dir():
         near = ""
         if path.parent.is_dir():

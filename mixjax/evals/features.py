@@ -1,5 +1,6 @@
 """Features of every example of a data set, once each."""
 
+import contextlib
 from collections.abc import Callable
 
 import jax
@@ -29,9 +30,10 @@ def extract(embed: Callable, data: Data, state, check: Callable):
     are there. `check` is called between batches and may raise.
     """
     features, labels = [], []
-    for batch in data.sweep():
-        check()
-        found, label, valid = jax.device_get(embed(state, batch, data.resident))
-        features.append(found[valid])
-        labels.append(label[valid])
+    with contextlib.closing(data.sweep()) as batches:
+        for batch in batches:
+            check()
+            found, label, valid = jax.device_get(embed(state, batch, data.resident))
+            features.append(found[valid])
+            labels.append(label[valid])
     return np.concatenate(features), np.concatenate(labels)

@@ -4,6 +4,7 @@ The columns and their captions come from `method.show`; here they are only broug
 to 0..255 and laid out. Written to figures/<name>_<step>.png and to TensorBoard.
 """
 
+import contextlib
 import io
 import os
 from collections.abc import Callable
@@ -82,7 +83,8 @@ def make(*, count: int, sets, method, mesh, workdir: Path) -> Callable:
     show = jax.jit(show, out_shardings=meshes.replicated(mesh))
 
     def run(state, step, writer):
-        panels = jax.device_get(show(state, next(data.sweep()), data.resident))
+        with contextlib.closing(data.sweep()) as batches:
+            panels = jax.device_get(show(state, next(batches), data.resident))
         columns = {k: to_pixels(v, view.mean, view.std) for k, v in panels.items()}
         page = sheet(columns)
         png = save(page, workdir / "figures" / f"pictures_{step:07d}.png")
