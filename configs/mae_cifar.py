@@ -18,7 +18,7 @@ def get_config(arg=""):
     c.batch = 256
     c.data = common.data("npz:cifar10.npz", "train", "test")
     stats = "normalize((.4914, .4822, .4465), (.2023, .1994, .2010))"
-    c.data.views = (f"crop(32, scale=(.2, 1)) | flip | {stats}",)
+    c.data.views = (f"crop(32, scale=(.6, 1)) | flip | {stats}",)
     c.data.eval_view = stats
     c.data.eval_batch = 1000
     c.data.on_device = True
@@ -29,7 +29,7 @@ def get_config(arg=""):
     c.model.decoder = common.decoder(128, 4, 4)
     c.method = common.ConfigDict(dict(name="mae", mask_ratio=0.75, norm_pix=False))
     c.optim = common.adamw(b2=0.95, weight_decay=0.05)
-    c.schedule = common.warmup_cosine(2e-3, "batch/256", warmup_epochs=10.0)
+    c.schedule = common.warmup_cosine(1e-3, "batch/256", warmup_epochs=20.0)
     c.evals = common.ConfigDict()
     c.evals.knn = common.knn(k=20, temperature=0.07, every_epochs=100.0)
     c.evals.knn.bank, c.evals.knn.queries = 5000, 2000

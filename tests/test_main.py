@@ -190,13 +190,7 @@ def test_two_views_from_two_crops_of_a_flat_folder(tmp_path):
     """A folder of the user's own pictures, as it is, at the first try."""
     folder = pictures(tmp_path / "own", 20)
     (folder / "notes.txt").write_text("my pictures")
-    settings = tiny.config(
-        steps=2,
-        data__source=f"folder:{folder}",
-        data__on_device=False,
-        data__views="decode_crop(16, channels=1) | flip | normalize((.3,), (.4,))",
-        data__eval_view="decode_center(16, 16, channels=1) | normalize((.3,), (.4,))",
-    )
+    settings = tiny.config(**tiny.of_files(folder, steps=2))
     run = tiny.run(tmp_path / "run", settings)
     assert (run / "figures" / "pictures_0000002.png").exists()
     assert "the data has no labels: no kNN" in (run / "train.log").read_text()
@@ -238,13 +232,7 @@ def test_a_run_needs_few_packages(tmp_path):
     }
     assert {"tensorflow_datasets", "simplejpeg", "cv2"} <= blocked
     folder = pictures(tmp_path / "own", 20)
-    argv = tiny.flags(
-        steps=2,
-        data__source=f"folder:{folder}",
-        data__on_device=False,
-        data__views="decode_crop(16, channels=1) | flip | normalize((.3,), (.4,))",
-        data__eval_view="decode_center(16, 16, channels=1) | normalize((.3,), (.4,))",
-    )
+    argv = tiny.flags(**tiny.of_files(folder, steps=2))
     code = BLOCK.format(blocked=blocked)
     done = subprocess.run(
         [sys.executable, "-c", code, *argv, f"--workdir={tmp_path}/run"],

@@ -82,14 +82,7 @@ def test_an_interrupted_folder_run_continues_bit_equal(tmp_path):
         pixels = rng.integers(0, 256, (20, 24 + i % 3), np.uint8)
         Image.fromarray(pixels).save(pictures / f"{i:02d}.png")
     (pictures / "07.png").write_bytes(b"not a picture")
-    normal = "normalize((.3,), (.4,))"
-    settings = tiny.config(
-        steps=7,
-        data__source=f"folder:{pictures}",
-        data__on_device=False,
-        data__views=f"decode_crop(16, channels=1) | flip | {normal}",
-        data__eval_view=f"decode_center(16, 18, channels=1) | {normal}",
-    )
+    settings = tiny.config(**tiny.of_files(pictures, steps=7))
     whole = tiny.run(tmp_path / "whole", settings)
     parts = tiny.run(tmp_path / "parts", settings, tiny.StopAt(6))
     assert not (parts / "DONE").exists()

@@ -33,6 +33,17 @@ FIELDS = {
 }
 
 
+def of_files(folder, **changes) -> dict:
+    """The changes that read grey picture files from `folder`."""
+    normal = "normalize((.3,), (.4,))"
+    return changes | {
+        "data__source": f"folder:{folder}",
+        "data__on_device": False,
+        "data__views": f"decode_crop(16, channels=1) | flip | {normal}",
+        "data__eval_view": f"decode_center(16, 18, channels=1) | {normal}",
+    }
+
+
 def flags(**changes) -> list[str]:
     """The command line of a tiny run; changes: dots are written as two underscores."""
     fields = FIELDS | {k.replace("__", "."): v for k, v in changes.items()}
