@@ -81,3 +81,15 @@ def test_compile(tmp_path):
     for title in ("scan, cold cache", "scan, warm cache"):
         first_step, trace, lower, compile_, _ = figures(lines, title, 22)
         assert min(first_step, trace, compile_) > 0 and lower >= 0
+
+
+def test_run(tmp_path):
+    """A run of two steps: the ends of its metrics, and its picture."""
+    from tests import tiny
+
+    lines, found = run(tmp_path, "run.py", *tiny.flags(steps=2))
+    metrics = {(row["metric"], row["step"]): row["value"] for row in found["rows"]}
+    assert metrics["train/examples_seen", 2] == 32
+    assert {("knn/k=20/top1", 0), ("train/loss", 1), ("train/loss", 2)} <= set(metrics)
+    assert found["seconds"] > 0 and " s, " in lines[-1]
+    assert (tmp_path / "found.png").exists()
