@@ -24,12 +24,13 @@ class Preempted(RuntimeError):
 
 
 def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
-    """Ends a sentence about an unknown name: the nearest known ones, else all."""
+    """Ends a sentence about an unknown name: the nearest known ones, else some."""
     known = sorted(str(k) for k in known)
     close = difflib.get_close_matches(str(name), known, n=most, cutoff=0.5)
     if close:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
-    return "known: " + ", ".join(known) + "."
+    more = f" and {len(known) - 12} more" if len(known) > 12 else ""
+    return "known: " + ", ".join(known[:12]) + more + "."
 
 
 def check_name(what: str, name: str, known: Iterable[str]) -> None:
