@@ -1,6 +1,9 @@
 """Whole runs in this process: they learn, compile once, and continue exactly."""
 
 import inspect
+import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -102,6 +105,23 @@ def test_sharded_parameters_are_the_same_training(tmp_path, unbroken):
     whole = tiny.metrics(unbroken)
     parts = tiny.metrics(tiny.run(tmp_path, tiny.config(mesh__fsdp=4)))
     np.testing.assert_allclose(list(parts.values()), list(whole.values()), rtol=1e-5)
+
+
+def test_one_device_is_the_same_training(tmp_path, unbroken):
+    """This process simulates eight; a process of its own has one."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mixjax.main", *tiny.flags(), f"--workdir={tmp_path}"],
+        cwd=tiny.ROOT,
+        env={**os.environ, "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "devices: 1 x cpu" in done.stdout
+    assert "devices: 8 x cpu" in (unbroken / "train.log").read_text()
+    many, one = tiny.metrics(unbroken), tiny.metrics(tmp_path)
+    assert many.keys() == one.keys()
+    np.testing.assert_allclose(list(one.values()), list(many.values()), rtol=1e-5)
 
 
 def test_a_run_continues_on_another_layout(tmp_path, unbroken):
