@@ -12,6 +12,7 @@ import flax.struct
 import jax
 
 Array = jax.Array
+ALL = 0  # of Method.together
 Tree = dict  # a nested dict of arrays; an absent part is {}, never None
 
 
@@ -58,11 +59,15 @@ class Geometry(NamedTuple):
 
 
 class Network(NamedTuple):
-    """Named parts (encoder, decoder, ...) behind three pure functions."""
+    """Named parts (encoder, decoder, ...) behind pure functions.
 
-    init: Callable  # (rng, images [B,H,W,C]) -> (params, stats)
+    `inputs` holds keyword arguments for parts, inputs[part] for each.
+    """
+
+    init: Callable  # (rng, images [B,H,W,C], **inputs) -> (params, stats)
     apply: Callable  # (params, stats, images, *, train, rng=None, **inputs)
-    #                  -> (outputs: dict, stats); inputs[part] goes to that part
+    #                  -> (outputs: dict, stats)
+    encode: Callable  # (params, stats, images, **for the encoder) -> its outputs
     features: Callable  # (params, stats, images) -> [B, D]
     geometry: Geometry
 
@@ -75,7 +80,8 @@ class Method(NamedTuple):
     update: Callable  # (state, carry) -> state, after the optimizer
     features: Callable  # (state, images) -> [B, D], what every evaluator reads
     show: Callable  # (state, batch, rng) -> {caption: images [B,H,W,C]} to look at
-    divisible: bool  # the loss of a batch is the mean of the losses of its parts
+    together: int  # consecutive examples that one term of the loss looks at: 1 where
+    #                each stands alone, g for groups of g, ALL for the whole batch
 
 
 def step_key(seed: int, step: Array) -> Array:

@@ -24,7 +24,7 @@ from mixjax import (
 from mixjax.checkpoint import Checkpoints, warm_start
 from mixjax.errors import UsageError
 from mixjax.interrupts import Interrupt
-from mixjax.state import Method, TrainState, Variables, step_key
+from mixjax.state import ALL, Method, TrainState, Variables, step_key
 from mixjax.workdir import Workdir
 
 Array = jax.Array
@@ -149,12 +149,24 @@ def names(params) -> list[str]:
     return [meshes.path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
 
 
-def check_parts(method: Method, accumulate: int) -> None:
-    """UsageError if the method's loss may not be taken over parts of the batch."""
-    if accumulate > 1 and not method.divisible:
+def check_parts(together: int, batch: int, devices: int, accumulate: int) -> None:
+    """UsageError if a part of the batch, or a device, would cut what is a unit.
+
+    together: as Method has it. A group that straddled two devices would be sent from
+    one to the other at every step.
+    """
+    if together == ALL and accumulate > 1:
         raise UsageError(
             f"accumulate={accumulate}: this method compares the examples of a batch "
             f"with each other, so its parts are another loss; only 1 is possible."
+        )
+    unit = max(together, 1) * devices * accumulate
+    if batch % unit:
+        low = batch // unit * unit
+        fits = " or ".join(str(n) for n in (low, low + unit) if n)
+        raise UsageError(
+            f"batch={batch} cuts groups of {together} examples: it is not a multiple "
+            f"of {together} x {devices} devices x accumulate={accumulate}; take {fits}."
         )
 
 
@@ -250,7 +262,7 @@ def train(config, workdir: Workdir, stop: Interrupt) -> None:
     network = models.make(config.model)
     example = sets.example(network.geometry)
     method = methods.make(config.method, network, total_steps=clock.total_steps)
-    check_parts(method, config.accumulate)
+    check_parts(method.together, config.batch, mesh.size, config.accumulate)
     schedule = schedules.make(config.schedule, batch=config.batch, clock=clock)
 
     # Shapes, then where they lie, then arrays.

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mixjax import train
 from mixjax.errors import Diverged, UsageError
-from mixjax.state import Method
+from mixjax.state import ALL
 from tests import tiny
 
 
@@ -159,11 +159,18 @@ def test_warm_start_takes_the_weights(tmp_path, unbroken):
 
 
 def test_a_batch_method_refuses_parts():
-    whole = Method(*(None,) * 5, divisible=False)
     with pytest.raises(UsageError, match="accumulate=2: .* only 1 is possible"):
-        train.check_parts(whole, 2)
-    train.check_parts(whole, 1)
-    train.check_parts(whole._replace(divisible=True), 2)
+        train.check_parts(ALL, 16, 8, 2)
+    train.check_parts(ALL, 16, 8, 1)
+    train.check_parts(1, 16, 8, 2)
+
+
+def test_groups_stay_whole():
+    train.check_parts(4, 64, 8, 2)
+    with pytest.raises(UsageError, match="groups of 4 .*=2; take 64 or 128"):
+        train.check_parts(4, 96, 8, 2)
+    with pytest.raises(UsageError, match="take 32"):
+        train.check_parts(4, 16, 8, 1)
 
 
 def test_other_data_in_an_old_workdir_is_refused(tmp_path, unbroken):

@@ -112,5 +112,5 @@ def make(
         update=lambda state, carry: state,
         features=lambda state, x: network.features(state.params, state.stats, x),
         show=show,
-        divisible=True,
+        together=1,
     )

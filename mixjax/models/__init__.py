@@ -41,13 +41,14 @@ def make(config: Mapping) -> Network:
 
 
 def assemble(parts: Mapping, geometry: Geometry) -> Network:
-    """The three pure functions of a network made of linen modules, run in order."""
+    """The pure functions of a network made of linen modules, run in order."""
 
-    def init(rng, images):
+    def init(rng, images, **inputs):
         params, stats, outputs = {}, {}, {"images": images}
         for i, (name, part) in enumerate(parts.items()):
             key = jax.random.fold_in(rng, i)
-            new, variables = part.init_with_output(key, outputs, train=False)
+            how = inputs.get(name, {})
+            new, variables = part.init_with_output(key, outputs, train=False, **how)
             outputs |= new
             params[name] = variables.pop("params")
             if variables:
@@ -70,10 +71,11 @@ def assemble(parts: Mapping, geometry: Geometry) -> Network:
             changed[name] = variables
         return outputs, {k: v for k, v in changed.items() if v} if train else stats
 
-    def features(params, stats, images):
+    def encode(params, stats, images, **how):
         variables = {"params": params["encoder"], **stats.get("encoder", {})}
-        return parts["encoder"].apply(variables, {"images": images}, train=False)[
-            "features"
-        ]
+        return parts["encoder"].apply(variables, {"images": images}, train=False, **how)
 
-    return Network(init, apply, features, geometry)
+    def features(params, stats, images):
+        return encode(params, stats, images)["features"]
+
+    return Network(init, apply, encode, features, geometry)

@@ -16,7 +16,8 @@ Array = jax.Array
 class TokenDecoder(nn.Module):
     """MAE's decoder (He et al., 2022, section 3): a small ViT over all positions.
 
-    Tokens [B, 1 + n, D] -> prediction [B, L, P], P = patch * patch * channels.
+    Tokens [B, 1 + n, D] -> prediction [B, L, P], P = patch * patch * channels, and
+    decoded [B, L, d], the tokens that it was read from.
     """
 
     grid: tuple[int, int]
@@ -47,10 +48,10 @@ class TokenDecoder(nn.Module):
         table = positions.sincos_2d(self.grid, self.width, class_token=True)
         x = x.astype(jnp.float32) + table
 
-        def block(**kwargs):
+        def block(layer, **kwargs):
             return Block(self.heads, self.mlp_ratio, self.dtype, **kwargs)
 
-        x = run_blocks(self, block, self.depth, x, remat=self.remat, scan=self.scan)
-        x = layer_norm(self.dtype, "norm")(x)
-        x = dense(self.out, self.dtype, "pred")(x[:, 1:])
-        return {"prediction": x.astype(jnp.float32)}  # [B', L, P]
+        x, _ = run_blocks(self, block, self.depth, x, remat=self.remat, scan=self.scan)
+        x = layer_norm(self.dtype, "norm")(x)[:, 1:]  # [B', L, d]
+        prediction = dense(self.out, self.dtype, "pred")(x).astype(jnp.float32)
+        return {"prediction": prediction, "decoded": x.astype(jnp.float32)}

@@ -17,6 +17,13 @@ def sincos_1d(positions: np.ndarray, width: int) -> np.ndarray:
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
 
+def codes_1d(ids: Array, width: int) -> Array:
+    """[...] whole numbers -> [..., width] float32, as sincos_1d has them."""
+    omega = 10000.0 ** (-np.arange(width // 2) / (width / 2))
+    angles = ids[..., None] * omega.astype(np.float32)
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
 def sincos_2d(grid: tuple[int, int], width: int, class_token: bool) -> np.ndarray:
     """The fixed table of MAE: [(1 +) rows * columns, width] float32.
 

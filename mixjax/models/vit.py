@@ -5,6 +5,7 @@ xavier-uniform projections. Parameters are float32; `dtype` is that of the matri
 products, while norms' statistics, softmax and the residual stream stay in float32.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -52,42 +53,68 @@ class Block(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, **how) -> tuple[Array, dict]:
+        """how: see attention.attend. Returns the tokens and what was noted."""
         attention = SelfAttention(self.heads, self.dtype, name="attn")
-        x = x + attention(layer_norm(self.dtype, "norm1")(x))
+        mixed, notes = attention(layer_norm(self.dtype, "norm1")(x), **how)
+        x = x + mixed
         mlp = Mlp(self.mlp_ratio, self.dtype, name="mlp")
-        return x + mlp(layer_norm(self.dtype, "norm2")(x))
+        return x + mlp(layer_norm(self.dtype, "norm2")(x)), notes
 
 
 def run_blocks(
-    parent: nn.Module, block: Callable, depth: int, x: Array, *, remat: str, scan: bool
-) -> Array:
-    """Runs `depth` blocks, made by `block(name=..., parent=...)`, over x [B, L, D].
+    parent: nn.Module,
+    block: Callable,
+    depth: int,
+    x: Array,
+    *,
+    remat: str,
+    scan: bool,
+    run: Callable = lambda block, x, layer: block(x),
+) -> tuple[Array, dict]:
+    """Runs `depth` blocks, made by `block(layer, name=..., parent=...)`, over x.
 
+    run: (block, x, layer) -> (x, notes) is one layer; `layer` counts from 0 and is an
+        array under `scan`.
     Parameters always live one block at a time (blocks_0, blocks_1, ...), so that
     checkpoints, decay rules and per-tensor norms do not depend on how the blocks
     run. `scan` stacks them for one compiled body; `remat` says what the backward
     pass computes again: "none", "block" (everything inside a block) or "dots"
     (everything but the results of matrix products).
+    Returns x and the layers' notes, {name: [layers that noted it, ...]}.
     """
     names = [f"blocks_{i}" for i in range(depth)]
     if parent.is_initializing() or (remat == "none" and not scan):
-        for name in names:
-            x = block(name=name)(x)
-        return x
+        notes = []
+        for i, name in enumerate(names):
+            x, found = run(block(i, name=name), x, i)
+            notes.append(found)
+        return x, stack_notes(notes)
 
-    def layer(params, x):
-        return block(parent=None).apply({"params": params}, x)
+    def layer(params, x, i):
+        return block(i, parent=None).apply({"params": params}, x, i, method=run)
 
-    if remat != "none":
-        layer = jax.checkpoint(layer, policy=REMAT[remat])
     params = [parent.variables["params"][name] for name in names]
     if not scan:
-        for p in params:
-            x = layer(p, x)
-        return x
+        notes = []
+        for i, p in enumerate(params):
+            one = functools.partial(layer, i=i)
+            if remat != "none":
+                one = jax.checkpoint(one, policy=REMAT[remat])
+            x, found = one(p, x)
+            notes.append(found)
+        return x, stack_notes(notes)
+    if remat != "none":
+        layer = jax.checkpoint(layer, policy=REMAT[remat])
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
-    return jax.lax.scan(lambda x, p: (layer(p, x), None), x, stacked)[0]
+    each = (stacked, jnp.arange(depth))
+    return jax.lax.scan(lambda x, p: layer(p[0], x, p[1]), x, each)
+
+
+def stack_notes(notes: list[dict]) -> dict:
+    """{name: the values of all dicts that have it, stacked}."""
+    names = sorted({name for found in notes for name in found})
+    return {k: jnp.stack([found[k] for found in notes if k in found]) for k in names}
 
 
 class PatchEmbed(nn.Module):
@@ -165,35 +192,72 @@ class ViT(nn.Module):
 
     @nn.compact
     def __call__(
-        self, inputs: dict, *, train: bool, select: Callable | None = None
+        self,
+        inputs: dict,
+        *,
+        train: bool,
+        select: Callable | None = None,
+        class_tokens: int = 1,
+        choose: Callable | None = None,
+        segments: Array | None = None,
+        watch: int | None = None,
     ) -> dict:
         """Encodes inputs["images"].
 
         select: [B, L, D] -> [B', n, D] takes, mixes or replaces patch tokens after
-            their positions were added and before the class token is put in front.
-        Returns tokens [B', 1 + n, D] (after the final norm, unless pool says
-        "mean_norm") and features [B', D], both float32.
+            their positions were added and before the class tokens are put in front.
+        class_tokens: so many copies of it, c.
+        choose: (layer, logits [B', heads, c + n, c + n]) -> (bool of that shape, the
+            keys that a query sees, or None for all; notes).
+        segments: [B', n] whose sine-cosine codes are added to the patch tokens at the
+            input of every layer.
+        watch: a layer whose output is returned too, as `watched`.
+        Returns tokens [B', c + n, D] (after the final norm, unless pool says
+        "mean_norm"), features [B', D], embedding [B, L, D] (of patches, without
+        positions), all float32, and notes.
         """
-        images = inputs["images"]
+        images, c = inputs["images"], class_tokens
         table = self.position_table()
-        x = PatchEmbed(self.patch, self.width, self.dtype, name="patch_embed")(images)
-        x = x.astype(jnp.float32) + table[1:]  # [B, L, D]
+        embed = PatchEmbed(self.patch, self.width, self.dtype, name="patch_embed")
+        embedding = embed(images).astype(jnp.float32)
+        x = embedding + table[1:]  # [B, L, D]
         if select is not None:
             x = select(x)  # [B', n, D]
         cls = self.param("cls_token", nn.initializers.normal(0.02), (1, 1, self.width))
-        cls = jnp.broadcast_to(cls + table[:1], (x.shape[0], 1, self.width))
-        x = jnp.concatenate([cls, x], axis=1)  # [B', 1 + n, D]
+        cls = jnp.broadcast_to(cls + table[:1], (x.shape[0], c, self.width))
+        x = jnp.concatenate([cls, x], axis=1)  # [B', c + n, D]
+        if segments is not None:
+            codes = positions.codes_1d(segments, self.width)  # [B', n, D]
+            codes = jnp.pad(codes, ((0, 0), (c, 0), (0, 0)))  # none for class tokens
 
-        def block(**kwargs):
+        def block(layer, **kwargs):
             return Block(self.heads, self.mlp_ratio, self.dtype, **kwargs)
 
-        x = run_blocks(self, block, self.depth, x, remat=self.remat, scan=self.scan)
+        def run(block, x, layer):
+            if segments is not None:
+                x = x + codes
+            chosen = None if choose is None else functools.partial(choose, layer)
+            x, notes = block(x, choose=chosen)
+            if watch is not None and _same_layer(layer, watch):
+                notes = notes | {"watched": x}
+            return x, notes
+
+        how = {"remat": self.remat, "scan": self.scan, "run": run}
+        x, notes = run_blocks(self, block, self.depth, x, **how)
+        watched = {} if watch is None else {"watched": notes.pop("watched")[0]}
         if self.pool == "mean_norm":
-            features = layer_norm(jnp.float32, "fc_norm")(x[:, 1:].mean(axis=1))
+            features = layer_norm(jnp.float32, "fc_norm")(x[:, c:].mean(axis=1))
         else:
             x = layer_norm(jnp.float32, "norm")(x)
-            features = x[:, 0] if self.pool == "class" else x[:, 1:].mean(axis=1)
-        return {"tokens": x, "features": features}  # [B', 1 + n, D], [B', D]
+            features = x[:, 0] if self.pool == "class" else x[:, c:].mean(axis=1)
+        found = {"tokens": x, "features": features, "embedding": embedding}
+        return found | watched | {"notes": notes}
+
+
+def _same_layer(layer, watch: int) -> bool:
+    if not isinstance(layer, int):
+        raise UsageError("model.encoder.scan=True keeps no layer to watch; set False.")
+    return layer == watch
 
 
 make = ViT
