@@ -43,12 +43,10 @@ def mixjax_step(options):
     import jax.numpy as jnp
     import ml_collections
 
-    from configs import common
+    from configs import masked
     from mixjax import flops, meshes, methods, models, optim, schedules, train
 
-    config = common.masked_imagenet(
-        options.model, SIZES[options.model][3], "", epochs=800
-    )
+    config = masked.imagenet(options.model, SIZES[options.model][3], 800)
     on_cpu = jax.default_backend() == "cpu"
     config.model.precision = "float32" if on_cpu else "bfloat16"
     config.batch = options.batch

@@ -88,15 +88,24 @@ def pictures(every_epochs: float) -> ConfigDict:
     return c
 
 
+VIT_SIZES = {  # width, depth, heads
+    "Ti": (192, 12, 3),
+    "S": (384, 12, 6),
+    "B": (768, 12, 12),
+    "L": (1024, 24, 16),
+    "H": (1280, 32, 16),
+}
+SWIN_SIZES = {  # width of the first stage, depths, heads
+    "Ti": (96, (2, 2, 6, 2), (3, 6, 12, 24)),
+    "S": (96, (2, 2, 18, 2), (3, 6, 12, 24)),
+    "B": (128, (2, 2, 18, 2), (4, 8, 16, 32)),
+    "L": (192, (2, 2, 18, 2), (6, 12, 24, 48)),
+}
+
+
 def vit(size: str, image_size: tuple[int, int], patch: int) -> ConfigDict:
     """An encoder of one of the named sizes (Dosovitskiy et al., 2021, table 1)."""
-    width, depth, heads = {
-        "Ti": (192, 12, 3),
-        "S": (384, 12, 6),
-        "B": (768, 12, 12),
-        "L": (1024, 24, 16),
-        "H": (1280, 32, 16),
-    }[size]
+    width, depth, heads = VIT_SIZES[size]
     c = ConfigDict()
     c.name = "vit"
     c.image_size, c.channels, c.patch = image_size, 3, patch
@@ -105,6 +114,40 @@ def vit(size: str, image_size: tuple[int, int], patch: int) -> ConfigDict:
     c.pool = "class"
     c.remat, c.scan = "none", False
     return c
+
+
+def beit(size: str, image_size: tuple[int, int], patch: int) -> ConfigDict:
+    """The ViT of BEiT as SimMIM pre-trains it."""
+    width, depth, heads = VIT_SIZES[size]
+    c = ConfigDict()
+    c.name = "beit"
+    c.image_size, c.channels, c.patch = image_size, 3, patch
+    c.width, c.depth, c.heads, c.mlp_ratio = width, depth, heads, 4.0
+    c.layer_scale, c.drop_path = 0.1, 0.1
+    c.mask_token = True
+    c.pool = "mean"
+    c.relative = "shared"
+    c.remat, c.scan = "none", False
+    return c
+
+
+def swin(size: str, image_size: tuple[int, int], window: int) -> ConfigDict:
+    """A Swin of one of the named sizes (Liu et al., 2021) as SimMIM pre-trains it."""
+    width, depths, heads = SWIN_SIZES[size]
+    c = ConfigDict()
+    c.name = "swin"
+    c.image_size, c.channels, c.patch = image_size, 3, 4
+    c.width, c.depths, c.heads, c.mlp_ratio = width, depths, heads, 4.0
+    c.window = window
+    c.drop_path = 0.0
+    c.mask_token = True
+    c.remat = "none"
+    return c
+
+
+def pixel_head() -> ConfigDict:
+    """One linear layer from a map to pixels; the images' geometry says how large."""
+    return ConfigDict()
 
 
 def decoder(width: int, depth: int, heads: int) -> ConfigDict:
@@ -124,6 +167,7 @@ def adamw(b2: float, weight_decay: float) -> ConfigDict:
     c.decay_vectors = False
     c.decay_exempt = ()
     c.lr_rules = ()
+    c.clip_norm = 0.0  # of all gradients together; 0: as long as they are
     return c
 
 
@@ -139,28 +183,15 @@ def warmup_cosine(base: float, rule: str, warmup_epochs: float) -> ConfigDict:
     return c
 
 
-def masked_imagenet(size: str, patch: int, arg: str, *, epochs: int) -> ConfigDict:
-    """MAE's recipe for ImageNet-1K with a ViT of `size` (He et al., table 8).
-
-    arg: a recipe's argument, whose one variant is `epochs`.
-    """
-    variant = arguments(arg, epochs=epochs)
-    c = base()
-    c.epochs = float(variant.epochs)
-    c.batch = 4096
-    c.data = data("tfds:imagenet2012", "train", "validation")
-    c.data.views = ("decode_crop(224, scale=(.2, 1)) | flip | normalize",)
-    c.data.eval_view = "decode_center(224, resize_to=256) | normalize"
-    c.data.eval_batch = 1024
-    c.model = ConfigDict()
-    c.model.precision = "bfloat16"
-    c.model.encoder = vit(size, (224, 224), patch)
-    c.model.decoder = decoder(512, 8, 16)
-    c.method = ConfigDict(dict(name="mae", mask_ratio=0.75, norm_pix=True))
-    c.optim = adamw(b2=0.95, weight_decay=0.05)
-    c.schedule = warmup_cosine(1.5e-4, "batch/256", warmup_epochs=40.0)
-    c.evals = ConfigDict()
-    c.evals.knn = knn(k=20, temperature=0.07, every_epochs=50.0)
-    c.evals.knn.bank = 128_000
-    c.evals.pictures = pictures(every_epochs=20.0)
+def warmup_steps(
+    base: float, rule: str, warmup_epochs: float, milestones: tuple, factor: float
+) -> ConfigDict:
+    """Linear warm-up from 0, then constant but for a factor at each milestone."""
+    c = ConfigDict()
+    c.name = "steps"
+    c.rule, c.base = rule, base
+    c.milestones, c.factor = milestones, factor  # in epochs
+    c.warmup_epochs, c.warmup_start = warmup_epochs, 0.0
+    c.warmup_rule = "from_start"
+    c.per, c.first_epoch = "step", 0
     return c

@@ -8,9 +8,9 @@ About 42 H200-hours per 800 epochs at 40 % of the peak (1.2e20 operations at 160
 Departures: bfloat16 instead of float16, without loss scaling.
 """
 
-from configs import common
+from configs import masked
 
 
 def get_config(arg=""):
     """The recipe of the official code (PRETRAIN.md): 4096 images, 40 epochs warm-up."""
-    return common.masked_imagenet("B", 16, arg, epochs=800)
+    return masked.mae("B", 16, arg, 800)

@@ -9,11 +9,11 @@ Departures: bfloat16 instead of float16, without loss scaling; the blocks of the
 encoder are compiled once, and computed again on the way back.
 """
 
-from configs import common
+from configs import masked
 
 
 def get_config(arg=""):
     """The recipe of the official code with a ViT-H/14."""
-    c = common.masked_imagenet("H", 14, arg, epochs=800)
+    c = masked.mae("H", 14, arg, 800)
     c.model.encoder.scan, c.model.encoder.remat = True, "block"
     return c

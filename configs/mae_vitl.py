@@ -8,9 +8,9 @@ epochs at 40 % of the peak (2.5e20 operations at 1600).
 Departures: bfloat16 instead of float16, without loss scaling.
 """
 
-from configs import common
+from configs import masked
 
 
 def get_config(arg=""):
     """The recipe of the official code with a ViT-L/16."""
-    return common.masked_imagenet("L", 16, arg, epochs=800)
+    return masked.mae("L", 16, arg, 800)

@@ -8,9 +8,9 @@ the peak: the decoder costs five times the encoder.
 Departures: the paper gives neither decoder, epochs nor rate; these are ViT-B's.
 """
 
-from configs import common
+from configs import masked
 
 
 def get_config(arg=""):
     """The recipe of the official code with a ViT-S/16."""
-    return common.masked_imagenet("S", 16, arg, epochs=800)
+    return masked.mae("S", 16, arg, 800)

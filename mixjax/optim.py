@@ -44,23 +44,30 @@ def decay_mask(params, vectors: bool, exempt: Sequence[str]):
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
-def layer_of(name: str, depth: int) -> int:
-    """The layer number of a ViT parameter for layer-wise decay (MAE's fine-tuning).
+def layer_of(name: str, depths: int | Sequence[int]) -> int:
+    """The layer number of an encoder's parameter for layer-wise decay.
 
-    Tokens, positions and patch embedding are 0, block i is i + 1, the rest depth + 1.
+    depths: the number of blocks, or, of a Swin, of each stage. Tokens, positions and
+    patch embedding are 0, block i (counted through all stages) is i + 1, a merging has
+    the number of the block before it, the rest is one more than the blocks (MAE's and
+    SimMIM's fine-tuning).
     """
-    block = re.search(r"encoder/blocks_(\d+)/", name)
-    if block:
-        return int(block.group(1)) + 1
-    if re.search(r"encoder/(cls_token|mask_token|pos_embed|patch_embed)", name):
+    depths = (depths,) if isinstance(depths, int) else depths
+    place = re.search(r"encoder/(?:stage_(\d+)/)?(?:blocks_(\d+)|merge)/", name)
+    if place:
+        stage, block = (None if n is None else int(n) for n in place.groups())
+        before = sum(depths[: stage or 0])
+        return before + (depths[stage] if block is None else block + 1)
+    if re.search(r"encoder/(cls_token|mask_token|pos_embed|patch_)", name):
         return 0
-    return depth + 1
+    return sum(depths) + 1
 
 
-def layer_scales(params, decay: float, depth: int):
-    """decay^(depth + 1 - layer) for every leaf."""
+def layer_scales(params, decay: float, depths: int | Sequence[int]):
+    """decay^(number of blocks + 1 - layer) for every leaf."""
+    top = (depths if isinstance(depths, int) else sum(depths)) + 1
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: decay ** (depth + 1 - layer_of(path_name(path), depth)), params
+        lambda path, _: decay ** (top - layer_of(path_name(path), depths)), params
     )
 
 
@@ -80,6 +87,21 @@ def scale_by_tree(scales) -> optax.GradientTransformation:
 
     def update(updates, state, params=None):
         return jax.tree.map(one, updates, scales), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def clip_by_norm(most: float, scales) -> optax.GradientTransformation:
+    """Scales gradients by min(1, most / (norm + 1e-6)), torch's clip_grad_norm_.
+
+    norm: of all gradients together, but for those whose `scales` are 0: in torch
+    frozen parameters have none.
+    """
+
+    def update(updates, state, params=None):
+        trained = jax.tree.map(lambda u, s: u if s else None, updates, scales)
+        factor = jnp.minimum(1.0, most / (optax.tree.norm(trained) + 1e-6))
+        return jax.tree.map(lambda u: u * factor, updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
@@ -187,13 +209,15 @@ def make(config: Mapping, schedule: Schedule, params) -> optax.GradientTransform
     """The optimizer of config.optim for `params` (arrays or shapes).
 
     decay_vectors, decay_exempt: see decay_mask. lr_rules: (regex, multiplier) pairs on
-    parameter paths, the first match counts; 0 freezes bit for bit.
+    parameter paths, the first match counts; 0 freezes bit for bit. clip_norm: see
+    clip_by_norm, before everything else; 0 is off.
     """
     fields = dict(config)
-    name, vectors, exempt, lr_rules = take(
-        "optim", fields, "name", "decay_vectors", "decay_exempt", "lr_rules"
-    )
+    names = "name", "decay_vectors", "decay_exempt", "lr_rules", "clip_norm"
+    name, vectors, exempt, lr_rules, clip_norm = take("optim", fields, *names)
     check_name("optim.name", name, OPTIMIZERS)
+    if clip_norm < 0:
+        raise UsageError(f"optim.clip_norm={clip_norm} is negative; 0 clips nothing.")
     for regex in (*exempt, *(regex for regex, _ in lr_rules)):
         check_regex("optim", regex)
         names = [path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
@@ -201,9 +225,9 @@ def make(config: Mapping, schedule: Schedule, params) -> optax.GradientTransform
             raise UsageError(f"optim: the rule {regex!r} matches no parameter.")
     mask = decay_mask(params, vectors, exempt)
     tx = call("optim", OPTIMIZERS[name], fields, lr=schedule, mask=mask)
-    if not lr_rules:
-        return tx
     scales = jax.tree_util.tree_map_with_path(
         lambda path, _: first_match(path_name(path), lr_rules, 1.0), params
     )
-    return optax.chain(tx, scale_by_tree(scales))
+    first = [clip_by_norm(clip_norm, scales)] if clip_norm else []
+    last = [scale_by_tree(scales)] if lr_rules else []
+    return optax.chain(*first, tx, *last) if first or last else tx

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict, config_flags
 
 from mixjax.errors import UsageError, nearest
 
-NO_RECIPES = ("__init__", "common")  # among the files of configs/
+NO_RECIPES = ("__init__", "common", "masked")  # among the files of configs/
 
 
 def read(argv: list[str], **others: str | None) -> tuple[ConfigDict, dict]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from configs import common
+from configs import masked
 from mixjax import flops, methods, models, train
 
 
@@ -109,7 +109,7 @@ def expected(width, depth, length, seen, patch_numbers):
 )
 def test_a_training_step_of_mae(size, width, table):
     """The gradient is twice the forward pass, but for the patch embedding: once."""
-    config = common.masked_imagenet(size, 16, "", epochs=800)
+    config = masked.imagenet(size, 16, 800)
     network = models.make(config.model)
     method = methods.make(config.method, network, total_steps=1)
     batch = {"views": (shape(1, 224, 224, 3),), "index": shape(1, dtype=jnp.int32)}

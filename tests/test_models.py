@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common
+from configs import masked
 from mixjax import models
 from mixjax.errors import UsageError
 from mixjax.models import positions
@@ -48,7 +48,7 @@ def images(n=2, size=(8, 12), channels=3):
 )
 def test_parameter_counts(size, patch, millions):
     """Spec 2.1: encoder, decoder and both fixed tables."""
-    config = common.masked_imagenet(size, patch, "", epochs=800)
+    config = masked.imagenet(size, patch, 800)
     net = models.make(config.model)
     shapes, _ = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
     count = sum(x.size for x in jax.tree.leaves(shapes))

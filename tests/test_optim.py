@@ -1,5 +1,6 @@
 """Which parameters an optimizer treats how, and the order of its operations."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +15,10 @@ ENCODER = {"name": "vit", "image_size": (8, 8), "channels": 1, "patch": 4}
 ENCODER |= {"position": "learned", "pool": "class"}
 ADAMW = {"name": "adamw", "b1": 0.9, "b2": 0.95, "eps": 1e-8, "weight_decay": 0.05}
 ADAMW |= {"decay_vectors": False, "decay_exempt": (), "lr_rules": ()}
+ADAMW |= {"clip_norm": 0.0}
 SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.1}
 SGD |= {"decay_vectors": True, "decay_exempt": (), "lr_rules": ()}
+SGD |= {"clip_norm": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +127,7 @@ def test_the_first_rule_that_matches_counts(small):
     [
         ({"lr_rules": (("prototype/", 0.0),)}, "rule 'prototype/' matches no param"),
         ({"decay_exempt": ("pos_embed",)}, "rule 'pos_embed' matches no parameter"),
+        ({"clip_norm": -1.0}, r"optim\.clip_norm=-1\.0 is negative"),
         ({"name": "adamww"}, r"optim\.name 'adamww' .*'adamw' or 'adam'"),
         ({"bb2": 0.999}, r"optim\.bb2 is no such field; did you mean 'b2'"),
         ({"momentum": 0.9}, r"optim\.momentum is no such field; known: b1, b2, eps"),
@@ -157,6 +161,39 @@ def test_decay_is_multiplied_by_the_scheduled_rate(small, name):
     np.testing.assert_array_equal(after["prototypes"]["bias"], bias)
 
 
+def test_clipping_is_of_the_norm_of_all_that_is_trained(small):
+    """Plain SGD moves by the clipped gradient; what is frozen does not count."""
+    params, grads = small
+    config = SGD | {"momentum": 0.0, "weight_decay": 0.0}
+    norm = np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(grads)))
+    for most in (0.5 * norm, 2 * norm):
+        after = named(run(config | {"clip_norm": float(most)}, params, grads, [1.0]))
+        factor = min(1.0, most / (norm + 1e-6))
+        for name, p in named(params).items():
+            want = p - factor * named(grads)[name]
+            np.testing.assert_allclose(after[name], want, atol=1e-6, err_msg=name)
+    g = grads["encoder"]["kernel"]
+    grads = grads | {"prototypes": {"kernel": g * 1e9, "bias": g[0] * jnp.nan}}
+    config |= {"clip_norm": 1.0, "lr_rules": (("^prototypes/", 0.0),)}
+    after = run(config, params, grads, [1.0])
+    want = params["encoder"]["kernel"] - g / (jnp.linalg.norm(g) + 1e-6)
+    np.testing.assert_allclose(after["encoder"]["kernel"], want, atol=1e-6)
+    chex.assert_trees_all_equal(after["prototypes"], params["prototypes"])
+
+
+def test_clipping_is_torchs(small):
+    torch = pytest.importorskip("torch")
+    params, grads = small
+    leaves = [torch.zeros(g.shape) for g in jax.tree.leaves(grads)]
+    for p, g in zip(leaves, jax.tree.leaves(grads), strict=True):
+        p.grad = torch.tensor(np.asarray(g))
+    torch.nn.utils.clip_grad_norm_(leaves, 0.7)
+    config = SGD | {"momentum": 0.0, "weight_decay": 0.0, "clip_norm": 0.7}
+    after = run(config, jax.tree.map(jnp.zeros_like, params), grads, [1.0])
+    for p, q in zip(leaves, jax.tree.leaves(after), strict=True):
+        np.testing.assert_allclose(-q, p.grad.numpy(), rtol=1e-6)
+
+
 def lars(p, g, rates, *, momentum, decay, trust):
     """MAE's LARS in float64: the rate multiplies the momentum, not what goes in."""
     p, g = np.float64(p), np.float64(g)
@@ -175,7 +212,7 @@ def test_lars_takes_the_rate_after_the_momentum(small):
     params, grads = small
     config = {"name": "lars", "momentum": 0.9, "weight_decay": 0.1}
     config |= {"trust_coefficient": 0.01, "decay_vectors": False}
-    config |= {"decay_exempt": (), "lr_rules": ()}
+    config |= {"decay_exempt": (), "lr_rules": (), "clip_norm": 0.0}
     rates = [1.0, 0.1, 5.0, 0.0, 2.0]
     after = named(run(config, params, grads, rates))
     how = {"momentum": 0.9, "decay": 0.1, "trust": 0.01}

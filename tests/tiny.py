@@ -58,6 +58,23 @@ def config(**changes):
     return recipes.read(flags(**changes))[0]
 
 
+METHODS = ("mae", "mixedae", "mimae", "simmim", "misimmim")
+
+
+def masked(name: str, variants: str = "", **changes):
+    """The CIFAR recipe of a masked method, tiny and on the embedded digits."""
+    c = recipes.load(f"{ROOT}/configs/{name}_cifar.py:{variants}")
+    quick = recipes.load(f"{ROOT}/configs/quickstart.py")
+    c.data, c.evals = quick.data, quick.evals
+    c.model.encoder.image_size, c.model.encoder.channels = (16, 16), 1
+    fields = {
+        k: v for k, v in FIELDS.items() if "decoder" not in k or "decoder" in c.model
+    }
+    fields |= {k.replace("__", "."): v for k, v in changes.items()}
+    c.update_from_flattened_dict(fields)
+    return c
+
+
 class StopAt(Interrupt):
     """An interrupt that comes when it has been asked for the nth time."""
 

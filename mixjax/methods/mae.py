@@ -89,22 +89,9 @@ def make(
         outputs, _ = reconstruct(
             network, state.params, state.stats, images, masking, visible, train=False
         )
-        patches, prediction = pixels.patchify(images, patch), outputs["prediction"]
-        caption = "reconstruction"
-        if norm_pix:
-            # The prediction alone is not a picture: it lacks what was normalised away.
-            mean, deviation = pixels.statistics(patches)
-            prediction = prediction * deviation + mean
-            caption += ", with each patch's true mean and deviation"
-        kept = masking.kept[:, :, None]
-        whole = patches * kept + prediction * (1 - kept)
-        panels = {
-            "input": patches,
-            f"kept: {visible} of {length} patches": patches * kept,
-            caption: prediction,
-            "reconstruction and kept patches": whole,
-        }
-        return {k: pixels.unpatchify(x, grid, patch) for k, x in panels.items()}
+        return pixels.panels(
+            images, outputs["prediction"], masking.kept, patch, norm_pix
+        )
 
     return Method(
         init=init,

@@ -1,12 +1,15 @@
-"""Choosing, hiding and restoring patch tokens.
+"""Choosing, hiding and restoring patch tokens, for one view of an image or several.
 
 Mask polarity, here as everywhere: 1 = kept (the encoder sees it), 0 = hidden.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from mixjax.errors import UsageError, check_name
 
 Array = jax.Array
 
@@ -80,3 +83,145 @@ def unshuffle(x: Array, mask_token: Array, masking: Masking) -> Array:
     fill = jnp.broadcast_to(mask_token, (x.shape[0], hidden, x.shape[2]))
     x = jnp.concatenate([x, fill], axis=1)  # [B, L, D], shuffled order
     return jnp.concatenate([cls, take(x, masking.restore, masking.shuffle)], axis=1)
+
+
+# --- several views of an image (MI-MAE, section 4.2) ---------------------------------
+
+
+def views_that_cover(mask_ratio: float) -> int:
+    """The fewest views, at least 2, whose visible parts can cover the image.
+
+    ceil(1 / (1 - ratio)), with a margin: in floating point 1 / (1 - 0.9) exceeds 10.
+    """
+    return max(2, math.ceil(1 / (1 - mask_ratio) - 1e-6))
+
+
+def view_masking(
+    keys: Array, length: int, visible: int, views: int, mode: str
+) -> Masking:
+    """Which patches each of N views of an image keeps; the Masking of [B, N, L].
+
+    keys: [B], one per image. mode:
+      circular     one random order of the patches; view i keeps `visible` of them in
+                   a row, from round(i * L / N) on, around its end (half to even). With
+                   N * visible = L the views share nothing and cover the image.
+      independent  N random maskings.
+    """
+    check_name("method.mask_mode", mode, ["circular", "independent"])
+
+    def independent(key):
+        return jax.random.uniform(key, (views, length)).argsort(axis=-1)
+
+    def circular(key):
+        return circular_orders(jax.random.permutation(key, length), views)
+
+    draw = circular if mode == "circular" else independent
+    shuffle = jax.vmap(draw)(keys)  # [B, N, L]
+    restore = jnp.argsort(shuffle, axis=-1)
+    return Masking(shuffle, restore, (restore < visible).astype(jnp.float32))
+
+
+def circular_orders(order: Array, views: int) -> Array:
+    """One order of patches [L] -> N of them [N, L], each from another start on."""
+    length = order.shape[0]
+    starts = [round(i * length / views) for i in range(views)]
+    return jnp.stack([jnp.roll(order, -start) for start in starts])
+
+
+@jax.custom_vjp
+def take_views(x: Array, ids: Array, inverse: Array) -> Array:
+    """`take` for N views of each image: x [B, L, D], ids [B, N, V] -> [B, N, V, D].
+
+    inverse: [B, N, L], as for `take`. Views may overlap: gradients add up.
+    """
+    return _gather_views(x, ids)
+
+
+def _gather_views(x, ids):
+    b, n, v = ids.shape
+    return gather(x, ids.reshape(b, n * v)).reshape(b, n, v, x.shape[-1])
+
+
+def _views_forward(x, ids, inverse):
+    return _gather_views(x, ids), (ids, inverse)
+
+
+def _views_backward(residuals, g):
+    ids, inverse = residuals
+    taken = ids.shape[2]
+    back = 0
+    for n in range(ids.shape[1]):
+        one = gather(g[:, n], jnp.minimum(inverse[:, n], taken - 1))
+        back += jnp.where((inverse[:, n] < taken)[:, :, None], one, 0)
+    return back, None, None
+
+
+take_views.defvjp(_views_forward, _views_backward)
+
+
+def keep_views(x: Array, masking: Masking, visible: int) -> Array:
+    """Patch tokens x [B, L, D] -> the kept ones of every view, [B * N, V, D].
+
+    masking: of [B, N, L]. The patches are embedded once, for all views.
+    """
+    kept = take_views(x, masking.shuffle[:, :, :visible], masking.restore)
+    return kept.reshape(-1, visible, x.shape[-1])  # [B * N, V, D]
+
+
+def each_view(masking: Masking) -> Masking:
+    """The Masking of [B, N, L] as one of [B * N, L]."""
+    return Masking(*(x.reshape(-1, x.shape[-1]) for x in masking))
+
+
+# --- cells (SimMIM, section 3.2) -----------------------------------------------------
+
+
+def cells(grid: tuple[int, int], cell: int) -> tuple[int, int]:
+    """Rows and columns of cells of cell x cell tokens; UsageError if that fails."""
+    rows, columns = grid
+    if cell < 1 or rows % cell or columns % cell:
+        fits = [n for n in range(1, min(grid) + 1) if rows % n == 0 == columns % n]
+        raise UsageError(
+            f"method.mask_patch makes cells of {cell} x {cell} tokens, which do not "
+            f"tile {rows} x {columns} tokens; {', '.join(map(str, fits))} would."
+        )
+    return rows // cell, columns // cell
+
+
+def spread(x: Array, shape: tuple[int, int], cell: int) -> Array:
+    """What cells hold, for their tokens: [rows * columns] -> [L]."""
+    return x.reshape(shape).repeat(cell, axis=0).repeat(cell, axis=1).reshape(-1)
+
+
+def of_pixels(x: Array, size: tuple[int, int], patch: int) -> Array:
+    """What tokens hold, for their pixels: [..., L] -> [..., H, W, 1]."""
+    x = x.reshape(*x.shape[:-1], size[0] // patch, size[1] // patch)
+    return x.repeat(patch, axis=-2).repeat(patch, axis=-1)[..., None]
+
+
+def cell_masking(
+    keys: Array, grid: tuple[int, int], cell: int, mask_ratio: float, views: int
+) -> Array:
+    """Hides square cells of cell x cell tokens: kept [B, N, L] float32, 1 = kept.
+
+    keys: [B]. One view hides ceil(ratio * cells) cells drawn at random; the second of
+    two is the complement: what one sees the other predicts. UsageError if the cells
+    do not tile the grid or nothing would be left to see or to predict.
+    """
+    shape = cells(grid, cell)
+    count = shape[0] * shape[1]
+    if views not in (1, 2):
+        raise UsageError(f"method.views={views}: a mask has one complement; 1 or 2.")
+    hidden = math.ceil(count * mask_ratio)
+    if not 0 < hidden < count:
+        raise UsageError(
+            f"method.mask_ratio={mask_ratio} hides {hidden} of {count} cells; it must "
+            f"leave at least one to see and one to predict."
+        )
+
+    def draw(key):
+        rank = jax.random.permutation(key, count)
+        kept = spread((rank >= hidden).astype(jnp.float32), shape, cell)
+        return jnp.stack([kept, 1 - kept][:views])
+
+    return jax.vmap(draw)(keys)

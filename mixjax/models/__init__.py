@@ -12,12 +12,18 @@ import jax
 import jax.numpy as jnp
 
 from mixjax.errors import check_name
-from mixjax.models import decoders, heads
+from mixjax.models import decoders, heads, projectors, variational
 from mixjax.registry import call, load
 from mixjax.state import Geometry, Network
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-PARTS = {"decoder": decoders.TokenDecoder, "classifier": heads.Classifier}
+PARTS = {
+    "decoder": decoders.TokenDecoder,
+    "classifier": heads.Classifier,
+    "pixel_head": heads.PixelHead,
+    "projector": projectors.TokenProjector,
+    "variational": variational.Variational,
+}
 
 
 def make(config: Mapping) -> Network:
@@ -36,6 +42,7 @@ def make(config: Mapping) -> Network:
         check_name("model part", name, PARTS)
         extra = dict(dtype=dtype, grid=geometry.grid)
         extra["out"] = geometry.patch**2 * geometry.channels
+        extra |= dict(image_size=geometry.image_size, channels=geometry.channels)
         parts[name] = call(f"model.{name}", PARTS[name], section, **extra)
     return assemble(parts, geometry)
 

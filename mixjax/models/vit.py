@@ -17,9 +17,11 @@ from mixjax.errors import UsageError, check_name
 from mixjax.models import positions
 from mixjax.models.attention import SelfAttention
 from mixjax.models.dense import dense
+from mixjax.models.initializers import torch_default
 
 Array = jax.Array
 REMAT = {"block": None, "dots": jax.checkpoint_policies.dots_saveable}
+XAVIER = nn.initializers.xavier_uniform()
 
 
 def gelu(x: Array) -> Array:
@@ -34,15 +36,18 @@ def layer_norm(dtype: jnp.dtype, name: str) -> nn.LayerNorm:
 
 
 class Mlp(nn.Module):
-    """[B, L, D] -> [B, L, D] through a hidden layer of `ratio` times D."""
+    """[..., D] -> [..., D] through a hidden layer of `ratio` times D."""
 
     ratio: float
+    kernel_inits: tuple[Callable, Callable]  # of the two layers
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        h = gelu(dense(int(x.shape[-1] * self.ratio), self.dtype, "fc1")(x))
-        return dense(x.shape[-1], self.dtype, "fc2")(h)
+        hidden = int(x.shape[-1] * self.ratio)
+        first, second = self.kernel_inits
+        h = gelu(dense(hidden, self.dtype, "fc1", kernel_init=first)(x))
+        return dense(x.shape[-1], self.dtype, "fc2", kernel_init=second)(h)
 
 
 class Block(nn.Module):
@@ -58,7 +63,7 @@ class Block(nn.Module):
         attention = SelfAttention(self.heads, self.dtype, name="attn")
         mixed, notes = attention(layer_norm(self.dtype, "norm1")(x), **how)
         x = x + mixed
-        mlp = Mlp(self.mlp_ratio, self.dtype, name="mlp")
+        mlp = Mlp(self.mlp_ratio, (XAVIER, XAVIER), self.dtype, name="mlp")
         return x + mlp(layer_norm(self.dtype, "norm2")(x)), notes
 
 
@@ -120,13 +125,14 @@ def stack_notes(notes: list[dict]) -> dict:
 class PatchEmbed(nn.Module):
     """[B, H, W, C] -> [B, L, D]: cut into patches, one linear map.
 
-    A patch is flattened (row, column, channel), so the xavier bound is that of the
-    [patch * patch * C, D] matrix; the bias keeps the default of torch's convolution,
-    U(-1 / sqrt(P), 1 / sqrt(P)).
+    A patch is flattened (row, column, channel); what a kernel starts from is that of
+    the [patch * patch * C, D] matrix.
     """
 
     patch: int
     width: int
+    kernel_init: Callable
+    bias_init: Callable
     dtype: jnp.dtype
 
     @nn.compact
@@ -135,12 +141,8 @@ class PatchEmbed(nn.Module):
         p = self.patch
         x = images.reshape(b, h // p, p, w // p, p, c).transpose(0, 1, 3, 2, 4, 5)
         x = x.reshape(b, (h // p) * (w // p), p * p * c)  # [B, L, P]
-
-        def bias_init(key, shape, dtype=jnp.float32):
-            bound = (p * p * c) ** -0.5
-            return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-        return dense(self.width, self.dtype, "proj", bias_init=bias_init)(x)
+        inits = {"kernel_init": self.kernel_init, "bias_init": self.bias_init}
+        return dense(self.width, self.dtype, "proj", **inits)(x)
 
 
 class ViT(nn.Module):
@@ -214,11 +216,15 @@ class ViT(nn.Module):
         watch: a layer whose output is returned too, as `watched`.
         Returns tokens [B', c + n, D] (after the final norm, unless pool says
         "mean_norm"), features [B', D], embedding [B, L, D] (of patches, without
-        positions), all float32, and notes.
+        positions), positions [L, D], all float32, and notes.
         """
         images, c = inputs["images"], class_tokens
         table = self.position_table()
-        embed = PatchEmbed(self.patch, self.width, self.dtype, name="patch_embed")
+        # Nothing in MAE's code resets the bias of torch's convolution.
+        inits = XAVIER, torch_default(self.patch**2 * self.channels)
+        embed = PatchEmbed(
+            self.patch, self.width, *inits, self.dtype, name="patch_embed"
+        )
         embedding = embed(images).astype(jnp.float32)
         x = embedding + table[1:]  # [B, L, D]
         if select is not None:
@@ -251,6 +257,7 @@ class ViT(nn.Module):
             x = layer_norm(jnp.float32, "norm")(x)
             features = x[:, 0] if self.pool == "class" else x[:, c:].mean(axis=1)
         found = {"tokens": x, "features": features, "embedding": embedding}
+        found["positions"] = table[1:]
         return found | watched | {"notes": notes}
 
 

@@ -52,3 +52,28 @@ def masked_mse(prediction: Array, target: Array, kept: Array) -> Array:
     error = jnp.square(prediction - target).mean(axis=-1)  # [B, L]
     hidden = 1.0 - kept
     return (error * hidden).sum() / hidden.sum()
+
+
+def panels(
+    images: Array, prediction: Array, kept: Array, patch: int, norm_pix: bool
+) -> dict[str, Array]:
+    """{caption: images} that show what was predicted from what.
+
+    images: [B, H, W, C]; prediction: [B, L, P], of normalised patches if norm_pix;
+    kept: [B, L], 1 = the encoder saw it.
+    """
+    grid = images.shape[1] // patch, images.shape[2] // patch
+    patches, kept = patchify(images, patch), kept[:, :, None]
+    caption = "reconstruction"
+    if norm_pix:
+        # The prediction alone is not a picture: it lacks what was normalised away.
+        mean, deviation = statistics(patches)
+        prediction = prediction * deviation + mean
+        caption += ", with each patch's true mean and deviation"
+    found = {
+        "input": patches,
+        "kept patches": patches * kept,
+        caption: prediction,
+        "reconstruction and kept patches": patches * kept + prediction * (1 - kept),
+    }
+    return {k: unpatchify(x, grid, patch) for k, x in found.items()}

@@ -5,6 +5,7 @@ taken from the files.
 """
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,10 @@ class Reference:
         return {
             k[len(start) :]: v for k, v in self.arrays.items() if k.startswith(start)
         }
+
+    def variants(self) -> set[str]:
+        """Names of settings that the file holds apart from the main one."""
+        return {k.split("/")[1] for k in self.arrays if re.match("hp/.*/", k)}
 
     def check(self, key: str, value, expected=None) -> None:
         """Asserts |value - out/key| <= tol/key; integers must be equal."""

@@ -12,40 +12,14 @@ from mixjax.methods import mae
 from mixjax.mixtures import tokens
 from mixjax.models import positions
 from mixjax.objectives import pixels
+from tests.parity.masked import decoder, encoder
 from tests.parity.torch_names import at, images, to_tree
-
-
-def encoder(ref, **changes):
-    side = ref["hp/img_size"]
-    return {
-        "name": "vit",
-        "image_size": (side, side),
-        "channels": ref["in/imgs"].shape[1],
-        "patch": ref["hp/patch_size"],
-        "width": ref["hp/embed_dim"],
-        "depth": ref["hp/depth"],
-        "heads": ref["hp/num_heads"],
-        "mlp_ratio": ref["hp/mlp_ratio"],
-        "position": "sincos",
-        "pool": "class",
-        "remat": "none",
-        "scan": False,
-        **changes,
-    }
 
 
 def test_mae_pretrain(reference):
     ref = reference("mae_pretrain")
-    decoder = {
-        "width": ref["hp/decoder_embed_dim"],
-        "depth": ref["hp/decoder_depth"],
-        "heads": ref["hp/decoder_num_heads"],
-        "mlp_ratio": ref["hp/mlp_ratio"],
-        "remat": "none",
-        "scan": False,
-    }
-    config = {"precision": "float32", "encoder": encoder(ref), "decoder": decoder}
-    network = models.make(config)
+    parts = {"encoder": encoder(ref), "decoder": decoder(ref)}
+    network = models.make({"precision": "float32", **parts})
     named = ref.part("params")
     table = named.pop("pos_embed")[0], named.pop("decoder_pos_embed")[0]
     grid = network.geometry.grid

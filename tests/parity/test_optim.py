@@ -161,7 +161,7 @@ def found(state, field):
     return next((f for s in parts if (f := found(s, field)) is not None), None)
 
 
-RULES = {"decay_exempt": (), "lr_rules": ()}
+RULES = {"decay_exempt": (), "lr_rules": (), "clip_norm": 0.0}
 
 
 def test_lars(reference):

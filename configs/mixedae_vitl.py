@@ -1,0 +1,19 @@
+"""MixedAE ViT-L/16 on ImageNet-1K (Chen et al., CVPR 2023, tables A1 and A3).
+
+    python -m mixjax.main --config=configs/mixedae_vitl.py --workdir=...
+    variants: :epochs=1600 and, after commas, r=.25 (.5, .125), attend=homologous
+    (global, masked_sa), segment=1, recon=1, homocon=1, mixing=1, mode=compose (full),
+    start=0 (first layer with TopK), position=encoder (decoder, a layer's number),
+    positives=all (one, prototype); configs/README.md has the paper's rows
+
+Expected: 86.2 fine-tuned, 54.0 mIoU, 54.6 box AP (table A3). About 90
+H200-hours per 800 epochs at 40 % of the peak.
+Departures: the paper's main text is not at hand; what its supplement leaves open is a
+field of config.method, see mixjax/methods/mixedae.py.
+"""
+
+from configs import masked
+
+
+def get_config(arg=""):
+    return masked.mixedae("L", arg, epochs=1600, batch=2048)

@@ -1,0 +1,193 @@
+"""The vision transformer of BEiT (Bao et al., 2022) that SimMIM uses.
+
+Beside the plain one (vit.py): no absolute positions but a relative position bias, a
+learned scale on every residual branch (LayerScale), no bias of the keys, stochastic
+depth, and a mask token. LayerNorm with epsilon 1e-6, exact GELU. Parameters are
+float32; `dtype` is that of the matrix products, while norms' statistics, softmax and
+the residual stream stay in float32.
+"""
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mixjax.errors import UsageError, check_name
+from mixjax.models import positions, stochastic_depth
+from mixjax.models.attention import attend, by_head, joined
+from mixjax.models.dense import dense
+from mixjax.models.mask_token import cover
+from mixjax.models.vit import REMAT, Mlp, PatchEmbed, layer_norm, run_blocks
+
+Array = jax.Array
+ZEROS = nn.initializers.zeros
+# SimMIM's pre-training truncates at one standard deviation.
+NORMAL = nn.initializers.truncated_normal(0.02, lower=-1.0, upper=1.0)
+
+
+def damped(layer) -> Callable:
+    """NORMAL / sqrt(2 (layer + 1)), of the kernels that end a residual branch."""
+
+    def init(key, shape, dtype=jnp.float32):
+        return NORMAL(key, shape, dtype) * (2.0 * (layer + 1)) ** -0.5
+
+    return init
+
+
+def relative_bias(module: nn.Module, grid: tuple[int, int], heads: int) -> Array:
+    """[heads, 1 + L, 1 + L] from a new parameter of `module`."""
+    shape = ((2 * grid[0] - 1) * (2 * grid[1] - 1) + 3, heads)
+    table = module.param("relative_bias", ZEROS, shape)
+    return positions.relative_bias(table, grid, class_token=True)
+
+
+class Attention(nn.Module):
+    """[B, 1 + L, D] -> [B, 1 + L, D]; queries and values have a bias, keys none."""
+
+    grid: tuple[int, int] | None  # of a position bias of its own; None: it has none
+    heads: int
+    layer: int | Array
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array, bias: Array | None) -> Array:
+        """bias: [heads, 1 + L, 1 + L], of positions."""
+        d = x.shape[-1]
+        how = {"use_bias": False, "kernel_init": NORMAL}
+        qkv = dense(3 * d, self.dtype, "qkv", **how)(x)  # [B, 1 + L, 3 D]
+        query, key, value = jnp.split(qkv, 3, axis=-1)
+        query = query + self.param("q_bias", ZEROS, (d,)).astype(self.dtype)
+        value = value + self.param("v_bias", ZEROS, (d,)).astype(self.dtype)
+        if self.grid is not None:
+            bias = relative_bias(self, self.grid, self.heads)
+        parts = [by_head(y, self.heads) for y in (query, key, value)]
+        mixed, _ = attend(*parts, bias=bias)
+        proj = dense(d, self.dtype, "proj", kernel_init=damped(self.layer))
+        return proj(joined(mixed))
+
+
+class Block(nn.Module):
+    """x += gamma_1 Attention(Norm(x)); x += gamma_2 Mlp(Norm(x)); [B, 1 + L, D]."""
+
+    grid: tuple[int, int] | None
+    heads: int
+    mlp_ratio: float
+    layer_scale: float
+    layer: int | Array  # its number, from 0
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array, bias: Array | None, drop: Callable) -> Array:
+        """bias: see Attention. drop: (branch, y) -> y, of stochastic depth."""
+        scale = nn.initializers.constant(self.layer_scale)
+        gamma = [self.param(f"gamma_{i}", scale, x.shape[-1:]) for i in (1, 2)]
+        how = self.grid, self.heads, self.layer, self.dtype
+        attention = Attention(*how, name="attn")
+        mixed = attention(layer_norm(self.dtype, "norm1")(x), bias)
+        x = x + drop(0, gamma[0] * mixed)
+        inits = NORMAL, damped(self.layer)
+        mlp = Mlp(self.mlp_ratio, inits, self.dtype, name="mlp")
+        return x + drop(1, gamma[1] * mlp(layer_norm(self.dtype, "norm2")(x)))
+
+
+class Beit(nn.Module):
+    """Images [B, H, W, C] -> tokens [B, 1 + L, D], a map of them, features [B, D]."""
+
+    image_size: tuple[int, int]
+    channels: int
+    patch: int
+    width: int
+    depth: int
+    heads: int
+    mlp_ratio: float
+    layer_scale: float  # what the scales of the branches start from
+    drop_path: float  # of the last block; it rises from 0 in the first
+    mask_token: bool
+    pool: str  # "class", "mean", or "mean_norm" (mean first, then a norm of its own)
+    relative: str  # "shared": one table for all blocks; "each": one per block
+    remat: str
+    scan: bool
+    dtype: jnp.dtype
+
+    def __post_init__(self):
+        super().__post_init__()
+        for side in self.image_size:
+            if side % self.patch:
+                low = side // self.patch * self.patch
+                fits = " or ".join(str(s) for s in (low, low + self.patch) if s)
+                raise UsageError(
+                    f"model.encoder.image_size={tuple(self.image_size)}: {side} is "
+                    f"not a multiple of model.encoder.patch={self.patch}; the nearest "
+                    f"multiples are {fits}."
+                )
+        if self.width % self.heads:
+            raise UsageError(
+                f"model.encoder.width={self.width} is not a multiple of "
+                f"model.encoder.heads={self.heads}."
+            )
+        check_name("model.encoder.pool", self.pool, ["class", "mean", "mean_norm"])
+        check_name("model.encoder.relative", self.relative, ["shared", "each"])
+        check_name("model.encoder.remat", self.remat, ["none", *REMAT])
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.image_size[0] // self.patch, self.image_size[1] // self.patch
+
+    def embed(self, images: Array) -> Array:
+        """[B, H, W, C] -> [B, L, D] float32."""
+        how = self.patch, self.width, NORMAL, ZEROS, self.dtype
+        return PatchEmbed(*how, name="patch_embed")(images).astype(jnp.float32)
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: dict,
+        *,
+        train: bool,
+        select: Callable | None = None,
+        hide: Array | None = None,
+    ) -> dict:
+        """Encodes inputs["images"].
+
+        select: [B, L, D] -> [B', L, D] repeats or mixes patch tokens.
+        hide: [B', L], 1 where the mask token then takes the place of a patch token.
+        Returns tokens [B', 1 + L, D] and map [B', h, w, D] (after the final norm,
+        unless pool says "mean_norm"), features [B', D], embedding [B, L, D] (of
+        patches, before select), all float32, and notes (none).
+        """
+        embedding = self.embed(inputs["images"])
+        x = embedding if select is None else select(embedding)  # [B', L, D]
+        shape = (1, 1, self.width)
+        token = self.param("mask_token", NORMAL, shape) if self.mask_token else None
+        x = cover(x, hide, token)
+        cls = self.param("cls_token", NORMAL, shape)
+        cls = jnp.broadcast_to(cls, (len(x), 1, self.width))
+        x = jnp.concatenate([cls, x], axis=1)  # [B', 1 + L, D]
+        shared = self.relative == "shared"
+        bias = relative_bias(self, self.grid, self.heads) if shared else None
+        own = None if shared else self.grid
+        key = self.make_rng("dropout") if train and self.drop_path > 0 else None
+        drop = stochastic_depth.dropper(key, self.drop_path, self.depth)
+
+        def block(layer, **kwargs):
+            how = own, self.heads, self.mlp_ratio, self.layer_scale, layer, self.dtype
+            return Block(*how, **kwargs)
+
+        def run(block, x, layer):
+            return block(x, bias, functools.partial(drop, layer)), {}
+
+        how = {"remat": self.remat, "scan": self.scan, "run": run}
+        x, notes = run_blocks(self, block, self.depth, x, **how)
+        if self.pool == "mean_norm":
+            features = layer_norm(jnp.float32, "fc_norm")(x[:, 1:].mean(axis=1))
+        else:
+            x = layer_norm(jnp.float32, "norm")(x)
+            features = x[:, 0] if self.pool == "class" else x[:, 1:].mean(axis=1)
+        tokens_map = x[:, 1:].reshape(len(x), *self.grid, self.width)  # [B', h, w, D]
+        found = {"tokens": x, "map": tokens_map, "features": features}
+        return found | {"embedding": embedding, "notes": notes}
+
+
+make = Beit

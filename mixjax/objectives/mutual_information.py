@@ -1,0 +1,155 @@
+"""Mutual information between latents and between latents and inputs, as losses.
+
+Source: MI-MAE (section 4.2): the InfoNCE of equations 7 and 8 between views, and the
+CLUB upper bound (Cheng et al., 2020) of equations 9 and 10 with its variational network
+q(z|x) = Normal(z; mean(x), diag variance(x)). Everything is float32.
+
+z: [B, N, D], one latent per view; mean, variance: [B, N, D], what q says from each
+view's input.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mixjax import groups
+from mixjax.errors import check_name
+
+Array = jax.Array
+MIN_NEGATIVES = ("views", "batch")
+REDUCE = {"sum": jnp.sum, "mean": jnp.mean}
+
+
+def info_nce_views(z: Array, temperature: float, parts: int = 1) -> Array:
+    """Equations 7 and 8: z [B, N, D] -> a scalar.
+
+    For views i != k of one image, logsumexp_{c != i} s_ic - s_ik, where c runs over all
+    views of all images, other views of the image included; summed, divided by N^2 (not
+    by the N (N - 1) terms), and averaged over images. s is the cosine / temperature.
+    parts: local batches that know nothing of each other, 1 for the whole batch.
+    """
+    b, n, d = z.shape
+    z = z.astype(jnp.float32)
+    z = z / jnp.linalg.norm(z, axis=-1, keepdims=True)
+    z = groups.split(z.reshape(b * n, d), parts)  # [G, B N / G, D]
+    similarity = jnp.einsum("gad,gbd->gab", z, z) / temperature
+    itself = jnp.eye(z.shape[1], dtype=bool)
+    rest = jax.nn.logsumexp(jnp.where(itself, -jnp.inf, similarity), axis=-1)
+    image = jnp.arange(z.shape[1]) // n
+    pair = (image[:, None] == image[None, :]) & ~itself  # [B N / G, B N / G]
+    # Pair by pair: two sums of large numbers would leave little of their difference.
+    terms = jnp.where(pair, rest[..., None] - similarity, 0).sum()
+    return terms / (n * n * b)
+
+
+def negative_log_likelihood(z: Array, mean: Array, variance: Array, reduce: str):
+    """-mean over views of log q(z|x), a scalar; reduce: over the D numbers of a latent.
+
+    The full log-density, 1/2 and log 2 pi included.
+    """
+    terms = jnp.square(z - mean) / variance + jnp.log(variance) + math.log(2 * math.pi)
+    return 0.5 * REDUCE[reduce](terms, axis=-1).mean()
+
+
+def club(z: Array, mean: Array, variance: Array, negatives: str, reduce: str) -> Array:
+    """Equation 10: log q(z_j|x_j) - mean_k log q(z_k|x_j), averaged over views.
+
+    negatives: the k, j included: "views" of the same image, or the whole "batch".
+    The variance's logarithm and the constants are in both terms and cancel.
+    """
+    axes = (1,) if negatives == "views" else (0, 1)
+    # mean_k (z_k - m)^2 is the variance of the z_k plus (their centre - m)^2: no pairs
+    # of latents. About one of them, so that equal latents give exactly 0.
+    pivot = z[:, :1] if negatives == "views" else z[:1, :1]
+    centre = pivot + (z - pivot).mean(axis=axes, keepdims=True)
+    spread = jnp.square(z - centre).mean(axis=axes, keepdims=True)
+    shift = centre - z  # [B, N, D]
+    terms = (spread + shift * (shift + 2 * (z - mean))) / variance
+    return 0.5 * REDUCE[reduce](terms, axis=-1).mean()
+
+
+class Information(NamedTuple):
+    """lam1 L_rec + gate (lam2 L_max + lam3 L_min) + approx L_approx (algorithm 1)."""
+
+    lam1: float
+    lam2: float
+    lam3: float
+    approx: float  # 1, or 0 for a variational network that is not trained
+    temperature: float  # of L_max
+    parts: int  # local batches among which L_max finds its negatives; 1: the whole
+    negatives: str  # of L_min, see club
+    reduce: str  # over the numbers of a latent: "sum", "mean"
+
+    def check(self) -> "Information":
+        """Itself; UsageError for an unknown word."""
+        check_name("method.information.negatives", self.negatives, MIN_NEGATIVES)
+        check_name("method.information.reduce", self.reduce, REDUCE)
+        return self
+
+    @property
+    def used(self) -> bool:
+        return bool(self.lam2 or self.lam3 or self.approx)
+
+    def terms(self, z: Array, mean: Array, variance: Array) -> dict[str, Array]:
+        """The three losses of the latents z [B, N, D], each a scalar, stops in place.
+
+        loss_max and loss_min reach the encoder through z and nothing else; loss_approx
+        reaches the variational network through mean and variance and nothing else.
+        """
+        stop = jax.lax.stop_gradient
+        z, given = z.astype(jnp.float32), (stop(mean), stop(variance))
+        likelihood = (stop(z), mean, variance, self.reduce)
+        return {
+            "loss_max": info_nce_views(z, self.temperature, self.parts),
+            "loss_min": club(z, *given, self.negatives, self.reduce),
+            "loss_approx": negative_log_likelihood(*likelihood),
+        }
+
+    def total(self, found: dict[str, Array], gate: Array) -> Array:
+        """The weighted sum without L_rec; gate: 1 or 0."""
+        gated = self.lam2 * found["loss_max"] + self.lam3 * found["loss_min"]
+        return gate * gated + self.approx * found["loss_approx"]
+
+
+class Gate(NamedTuple):
+    """When L_max and L_min join (section 4.2: once L_rec is below a level).
+
+    mode: "latch", for good once a moving average of L_rec is below; "instant", in
+    every step whose own L_rec is; "open", always.
+    """
+
+    mode: str
+    level: float
+    decay: float  # of the moving average
+
+    def check(self):
+        """Itself; UsageError for an unknown mode."""
+        check_name("method.gate.mode", self.mode, ["latch", "instant", "open"])
+        return self
+
+    def factor(self, memory: dict, loss: Array) -> Array:
+        """1 or 0 for this step, whose reconstruction loss is `loss`."""
+        if self.mode == "open":
+            return jnp.ones((), jnp.float32)
+        if self.mode == "instant":
+            return (loss < self.level).astype(jnp.float32)
+        return memory["open"]
+
+    def after(self, memory: dict, loss: Array) -> dict:
+        """The memory {"average", "steps", "open"} after a step.
+
+        The average is corrected for its start at 0.
+        """
+        steps = memory["steps"] + 1
+        average = self.decay * memory["average"] + (1 - self.decay) * loss
+        below = average / (1 - self.decay**steps) < self.level
+        is_open = jnp.maximum(memory["open"], below.astype(jnp.float32))
+        return {"average": average, "steps": steps, "open": is_open}
+
+
+def closed_gate() -> dict:
+    """The memory of a gate before the first step."""
+    zero = jnp.zeros((), jnp.float32)
+    return {"average": zero, "steps": zero, "open": zero}
