@@ -5,6 +5,7 @@ how long the metrics file was, so that a restart continues both exactly. Saving 
 the background; a checkpoint counts once its commit mark is written.
 """
 
+import contextlib
 import logging
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import orbax.checkpoint as ocp
 
 from mixjax.errors import UsageError
 from mixjax.meshes import path_name
+from mixjax.state import TrainState
 
 log = logging.getLogger("mixjax")
 FOLDER = "checkpoints"
@@ -131,22 +133,56 @@ def compare(found: dict, wanted: dict, what: str) -> None:
         raise UsageError(f"{what}: {count} tensors do not fit: {'; '.join(some)}.")
 
 
+@contextlib.contextmanager
+def opened(path: str, field: str):
+    """(manager, newest step) of the checkpoints of workdir `path`, to read only."""
+    folder = Path(path).expanduser().absolute() / FOLDER
+    if not folder.is_dir():
+        raise UsageError(f"{field}={path}: {folder} does not exist.")
+    handlers = {"state": ocp.PyTreeCheckpointHandler()}
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    with ocp.CheckpointManager(
+        folder, item_handlers=handlers, options=options
+    ) as manager:
+        step = newest(manager, folder)
+        if step is None:
+            raise UsageError(f"{field}={path}: {folder} holds no complete checkpoint.")
+        yield manager, step
+
+
+def read(manager: ocp.CheckpointManager, step: int, wanted: dict) -> dict:
+    """The arrays of a checkpoint that `wanted` names, on its layout."""
+    arguments = ocp.args.PyTreeRestore(
+        wanted,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+        partial_restore=True,
+    )
+    return manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
+
+
+def load(path: str, layout: TrainState, field: str) -> tuple[TrainState, int]:
+    """What the newest checkpoint of workdir `path` knows, but for the optimizer.
+
+    layout: shapes and shardings; UsageError if the tensors differ. Returns the state,
+    without opt_state, and its step.
+    """
+    names = ("params", "stats", "teacher", "memory")
+    wanted = {name: getattr(layout, name) for name in names if getattr(layout, name)}
+    with opened(path, field) as (manager, step):
+        there = manager.item_metadata(step)["state"].tree
+        there = {name: there.get(name, {}) for name in wanted}
+        compare(shapes_of(there), shapes_of(wanted), f"{field}={path}")
+        found = read(manager, step, wanted)
+    return layout.replace(**found, opt_state={}, step=np.int32(step)), step
+
+
 def warm_start(path: str, layout) -> dict:
     """The parts of the parameters that the newest checkpoint of workdir `path` has.
 
     A part (encoder, decoder, ...) is taken whole: UsageError if its tensors differ in
     name, shape or type, or if no part is shared. layout: of all parameters wanted.
     """
-    folder = Path(path).expanduser().absolute() / FOLDER
-    if not folder.is_dir():
-        raise UsageError(f"init_from={path}: {folder} does not exist.")
-    handlers = {"state": ocp.PyTreeCheckpointHandler()}
-    with ocp.CheckpointManager(folder, item_handlers=handlers) as manager:
-        step = newest(manager, folder)
-        if step is None:
-            raise UsageError(
-                f"init_from={path}: {folder} holds no complete checkpoint."
-            )
+    with opened(path, "init_from") as (manager, step):
         there = manager.item_metadata(step)["state"].tree["params"]
         shared = [part for part in layout if part in there]
         if not shared:
@@ -155,13 +191,7 @@ def warm_start(path: str, layout) -> dict:
             found, wanted = shapes_of(there[part]), shapes_of(layout[part])
             compare(found, wanted, f"init_from={path}: {part}")
         wanted = {"params": {part: layout[part] for part in shared}}
-        arguments = ocp.args.PyTreeRestore(
-            wanted,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
-            partial_restore=True,
-        )
-        found = manager.restore(step, args=ocp.args.Composite(state=arguments))
-        found = found["state"]["params"]
+        found = read(manager, step, wanted)["params"]
     size = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(found))
     log.info("init_from %s, step %d: %s (%d weights)", path, step, shared, size)
     return found

@@ -1,6 +1,7 @@
 """From a command line to a configuration: a recipe, then --config.FIELD=VALUE."""
 
 import importlib.util
+import json
 import traceback
 from pathlib import Path
 
@@ -33,6 +34,17 @@ def read(argv: list[str], **others: str | None) -> tuple[ConfigDict, dict]:
     config = override(config, fields)
     names = ("config", *others)
     return config, {k: given.get(k, others.get(k)) for k in names}
+
+
+def recorded(path: Path) -> ConfigDict:
+    """The configuration in the config.json of a run."""
+
+    def as_given(value):
+        if isinstance(value, dict):
+            return {k: as_given(v) for k, v in value.items()}
+        return tuple(map(as_given, value)) if isinstance(value, list) else value
+
+    return ConfigDict(as_given(json.loads(path.read_text())))
 
 
 def pairs(argv: list[str]) -> list[tuple[str, str]]:

@@ -273,7 +273,8 @@ def train(config, workdir: Workdir, stop: Interrupt) -> None:
     init = make_init(method, optimizer, example)
     layout = meshes.lay_out(mesh, jax.eval_shape(init, key), config.mesh.rules)
     workdir.record(meshes.describe(mesh), variables.params)
-    tools = {"sets": sets, "method": method, "mesh": mesh, "workdir": workdir.path}
+    tools = {"sets": sets, "method": method, "network": network, "mesh": mesh}
+    tools["workdir"] = workdir.path
     evaluators = evals.make(config.evals, clock=clock, check=stop.check, **tools)
     step_fn = make_step(method, optimizer, schedule, sets.train.augment, config)
     step_fn = jit_step(step_fn, mesh, layout)

@@ -14,7 +14,7 @@ FLOORS = {
     2: "methods",
     3: "evals export",
     4: "train",
-    5: "main prepare",
+    5: "main prepare look",
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
 NO_METHODS = {"evals", "export"}  # they get what they need from method.features

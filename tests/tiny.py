@@ -70,6 +70,7 @@ def masked(name: str, variants: str = "", **changes):
     fields = {
         k: v for k, v in FIELDS.items() if "decoder" not in k or "decoder" in c.model
     }
+    fields["batch"] = 32  # groups of four on eight devices
     fields |= {k.replace("__", "."): v for k, v in changes.items()}
     c.update_from_flattened_dict(fields)
     return c

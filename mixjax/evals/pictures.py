@@ -70,23 +70,39 @@ def save(page: Image.Image, path: Path) -> bytes:
     return buffer.getvalue()
 
 
+def painter(show: Callable, count: int, sets, mesh) -> Callable:
+    """state -> what `show` makes of `count` held-out (or training) images.
+
+    show: (state, batch, rng) -> a tree of arrays with the images in front; it comes
+    back as NumPy.
+    """
+    data = sets.test(count) or sets.bank(count)
+
+    def few(state, batch, resident):
+        seen = data.augment(batch, resident, jax.random.key(0))
+        first = jax.tree.map(lambda x: x[: min(count, data.source.size)], seen)
+        return show(state, first, jax.random.key(0))
+
+    run = jax.jit(few, out_shardings=meshes.replicated(mesh))
+
+    def paint(state):
+        with contextlib.closing(data.sweep()) as batches:
+            return jax.device_get(run(state, next(batches), data.resident))
+
+    return paint
+
+
+def columns(panels: dict[str, np.ndarray], view) -> dict[str, np.ndarray]:
+    """Normalised images as pixels; view: the one that normalised them."""
+    return {k: to_pixels(x, view.mean, view.std) for k, x in panels.items()}
+
+
 def make(*, count: int, sets, method, mesh, workdir: Path) -> Callable:
     """The evaluator: method.show on `count` held-out (or training) images."""
-    data = sets.test(count) or sets.bank(count)
-    view = sets.eval_view
-
-    def show(state, batch, resident):
-        seen = data.augment(batch, resident, jax.random.key(0))
-        few = jax.tree.map(lambda x: x[: min(count, data.source.size)], seen)
-        return method.show(state, few, jax.random.key(0))
-
-    show = jax.jit(show, out_shardings=meshes.replicated(mesh))
+    paint = painter(method.show, count, sets, mesh)
 
     def run(state, step, writer):
-        with contextlib.closing(data.sweep()) as batches:
-            panels = jax.device_get(show(state, next(batches), data.resident))
-        columns = {k: to_pixels(v, view.mean, view.std) for k, v in panels.items()}
-        page = sheet(columns)
+        page = sheet(columns(paint(state), sets.eval_view))
         png = save(page, workdir / "figures" / f"pictures_{step:07d}.png")
         writer.image(step, "pictures", png, page.size[::-1])
         return {}

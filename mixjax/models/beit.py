@@ -52,8 +52,10 @@ class Attention(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Array, bias: Array | None) -> Array:
-        """bias: [heads, 1 + L, 1 + L], of positions."""
+    def __call__(
+        self, x: Array, bias: Array | None, choose: Callable | None
+    ) -> tuple[Array, dict]:
+        """bias: [heads, 1 + L, 1 + L], of positions. choose: see attention.attend."""
         d = x.shape[-1]
         how = {"use_bias": False, "kernel_init": NORMAL}
         qkv = dense(3 * d, self.dtype, "qkv", **how)(x)  # [B, 1 + L, 3 D]
@@ -63,9 +65,9 @@ class Attention(nn.Module):
         if self.grid is not None:
             bias = relative_bias(self, self.grid, self.heads)
         parts = [by_head(y, self.heads) for y in (query, key, value)]
-        mixed, _ = attend(*parts, bias=bias)
+        mixed, notes = attend(*parts, bias=bias, choose=choose)
         proj = dense(d, self.dtype, "proj", kernel_init=damped(self.layer))
-        return proj(joined(mixed))
+        return proj(joined(mixed)), notes
 
 
 class Block(nn.Module):
@@ -79,17 +81,23 @@ class Block(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Array, bias: Array | None, drop: Callable) -> Array:
-        """bias: see Attention. drop: (branch, y) -> y, of stochastic depth."""
+    def __call__(
+        self, x: Array, bias: Array | None, drop: Callable, choose: Callable | None
+    ) -> tuple[Array, dict]:
+        """bias: see Attention. drop: (branch, y) -> y, of stochastic depth.
+
+        choose: see attention.attend.
+        """
         scale = nn.initializers.constant(self.layer_scale)
         gamma = [self.param(f"gamma_{i}", scale, x.shape[-1:]) for i in (1, 2)]
         how = self.grid, self.heads, self.layer, self.dtype
         attention = Attention(*how, name="attn")
-        mixed = attention(layer_norm(self.dtype, "norm1")(x), bias)
+        mixed, notes = attention(layer_norm(self.dtype, "norm1")(x), bias, choose)
         x = x + drop(0, gamma[0] * mixed)
         inits = NORMAL, damped(self.layer)
         mlp = Mlp(self.mlp_ratio, inits, self.dtype, name="mlp")
-        return x + drop(1, gamma[1] * mlp(layer_norm(self.dtype, "norm2")(x)))
+        y = mlp(layer_norm(self.dtype, "norm2")(x))
+        return x + drop(1, gamma[1] * y), notes
 
 
 class Beit(nn.Module):
@@ -148,14 +156,16 @@ class Beit(nn.Module):
         train: bool,
         select: Callable | None = None,
         hide: Array | None = None,
+        choose: Callable | None = None,
     ) -> dict:
         """Encodes inputs["images"].
 
         select: [B, L, D] -> [B', L, D] repeats or mixes patch tokens.
         hide: [B', L], 1 where the mask token then takes the place of a patch token.
+        choose: (layer, logits) -> (keys or None, notes), see attention.attend.
         Returns tokens [B', 1 + L, D] and map [B', h, w, D] (after the final norm,
         unless pool says "mean_norm"), features [B', D], embedding [B, L, D] (of
-        patches, before select), all float32, and notes (none).
+        patches, before select), all float32, and notes.
         """
         embedding = self.embed(inputs["images"])
         x = embedding if select is None else select(embedding)  # [B', L, D]
@@ -176,7 +186,8 @@ class Beit(nn.Module):
             return Block(*how, **kwargs)
 
         def run(block, x, layer):
-            return block(x, bias, functools.partial(drop, layer)), {}
+            chosen = None if choose is None else functools.partial(choose, layer)
+            return block(x, bias, functools.partial(drop, layer), chosen)
 
         how = {"remat": self.remat, "scan": self.scan, "run": run}
         x, notes = run_blocks(self, block, self.depth, x, **how)

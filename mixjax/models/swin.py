@@ -7,6 +7,7 @@ positions; every block has a table of relative position biases. LayerNorm with e
 norms' statistics, softmax and the residual stream stay in float32.
 """
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -40,7 +41,8 @@ class WindowAttention(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, choose: Callable | None) -> tuple[Array, dict]:
+        """choose: see attention.attend; of W windows as [B, W * heads, n, n]."""
         _, h, w, d = x.shape
         m = self.window
         if self.shift:
@@ -54,10 +56,12 @@ class WindowAttention(nn.Module):
             bias = bias + windows.shift_bias((h, w), m, self.shift)  # [W, heads, n, n]
         bias = jnp.broadcast_to(bias, (h * w // m**2, *bias.shape[-3:]))
         bias = bias.reshape(-1, m * m, m * m)  # [W * heads, n, n]
-        mixed, _ = attend(*parts, bias=bias)  # [B, W * heads, n, d]
+        mixed, notes = attend(*parts, bias=bias, choose=choose)  # [B, W * heads, n, d]
         mixed = windows.unfold(mixed, (h, w), m)  # [B, h, w, D]
         x = dense(d, self.dtype, "proj", kernel_init=NORMAL)(mixed)
-        return jnp.roll(x, (self.shift, self.shift), axis=(1, 2)) if self.shift else x
+        if self.shift:
+            x = jnp.roll(x, (self.shift, self.shift), axis=(1, 2))
+        return x, notes
 
 
 class Block(nn.Module):
@@ -70,14 +74,17 @@ class Block(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Array, drop: Callable) -> Array:
-        """drop: (branch, y) -> y, of stochastic depth."""
+    def __call__(
+        self, x: Array, drop: Callable, choose: Callable | None
+    ) -> tuple[Array, dict]:
+        """drop: (branch, y) -> y, of stochastic depth. choose: see attention.attend."""
         how = self.heads, self.window, self.shift, self.dtype
-        mixed = WindowAttention(*how, name="attn")(layer_norm(self.dtype, "norm1")(x))
+        attention = WindowAttention(*how, name="attn")
+        mixed, notes = attention(layer_norm(self.dtype, "norm1")(x), choose)
         x = x + drop(0, mixed.astype(jnp.float32))
         mlp = Mlp(self.mlp_ratio, (NORMAL, NORMAL), self.dtype, name="mlp")
         y = mlp(layer_norm(self.dtype, "norm2")(x))
-        return x + drop(1, y.astype(jnp.float32))
+        return x + drop(1, y.astype(jnp.float32)), notes
 
 
 class PatchMerging(nn.Module):
@@ -110,10 +117,12 @@ class Stage(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Array, drop: Callable) -> tuple[Array, Array]:
-        """[B, h, w, D] -> the map before, and after the merging.
+    def __call__(
+        self, x: Array, drop: Callable, choose: Callable | None
+    ) -> tuple[Array, Array, dict]:
+        """[B, h, w, D] -> the map before, and after the merging; notes.
 
-        drop: (layer of this stage, branch, y) -> y.
+        drop: (layer of this stage, branch, y) -> y. choose: (layer, logits), likewise.
         """
 
         def block(layer, **kwargs):
@@ -122,12 +131,14 @@ class Stage(nn.Module):
             return Block(*how, **kwargs)
 
         def run(block, x, layer):
-            return block(x, lambda branch, y: drop(layer, branch, y)), {}
+            chosen = None if choose is None else functools.partial(choose, layer)
+            return block(x, lambda branch, y: drop(layer, branch, y), chosen)
 
         # Blocks differ by their shift, so none of them can stand for all in a scan.
         how = {"remat": self.remat, "scan": False, "run": run}
-        x, _ = run_blocks(self, block, self.depth, x, **how)
-        return x, PatchMerging(self.dtype, name="merge")(x) if self.merge else x
+        x, notes = run_blocks(self, block, self.depth, x, **how)
+        after = PatchMerging(self.dtype, name="merge")(x) if self.merge else x
+        return x, after, notes
 
 
 class Swin(nn.Module):
@@ -174,15 +185,18 @@ class Swin(nn.Module):
         train: bool,
         select: Callable | None = None,
         hide: Array | None = None,
+        choose: Callable | None = None,
     ) -> dict:
         """Encodes inputs["images"].
 
         select: [B, L, D] -> [B', L, D] repeats or mixes patch tokens after the patch
             embedding and its norm.
         hide: [B', L], 1 where the mask token then takes the place of a patch token.
+        choose: (layer, logits) -> (keys or None, notes), in the blocks of the last
+            stage alone; see attention.attend.
         Returns map [B', h, w, D'] (after the final norm), features [B', D'] (its
-        mean), embedding [B, L, D] (before select), all float32, and stages, the maps
-        before each merging and before the final norm.
+        mean), embedding [B, L, D] (before select), all float32; notes; and stages,
+        the maps before each merging and before the final norm.
         """
         # The official code resets linear layers only, not this convolution.
         init = torch_default(self.patch**2 * self.channels)
@@ -202,11 +216,12 @@ class Swin(nn.Module):
             how += self.mlp_ratio, not last, self.remat, self.dtype
             stage = Stage(*how, name=f"stage_{i}")
             own = lambda layer, *branch, first=first: drop(first + layer, *branch)
-            before, x = stage(x, own)  # [B', h, w, D], then half and twice that
+            # [B', h, w, D], then half and twice that
+            before, x, notes = stage(x, own, choose if last else None)
             stages.append(before)
         x = layer_norm(jnp.float32, "norm")(x)
         found = {"map": x, "features": x.mean(axis=(1, 2)), "embedding": embedding}
-        return found | {"stages": tuple(stages)}
+        return found | {"stages": tuple(stages), "notes": notes}
 
 
 make = Swin

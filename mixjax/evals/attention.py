@@ -1,0 +1,88 @@
+"""Where an encoder looks on ordinary pictures: attention maps of its last layer.
+
+The attention of the class token, averaged over heads (MixedAE, figure A1); of a network
+without class token (Swin) what each place gets from all others. Written to
+figures/attention_<step>.png and to TensorBoard.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+
+from mixjax.errors import UsageError
+from mixjax.evals import pictures
+
+Array = jax.Array
+
+
+def last_attention(network, params, stats, images: Array) -> Array:
+    """Images [B, H, W, C] -> attention [B, n, n] of the last layer, mean over heads."""
+
+    def probe(layer, logits):
+        return None, {"attention": jax.nn.softmax(logits).mean(axis=1)}
+
+    outputs = network.encode(params, stats, images, choose=probe)
+    return outputs["notes"]["attention"][-1]
+
+
+def to_map(attention: Array, grid: tuple[int, int]) -> Array:
+    """[B, n, n] -> [B, rows, columns].
+
+    n is 1 + the places of the map, the class token first, or just the places; a Swin's
+    last map is coarser than `grid` of its input tokens.
+    """
+    b, n, _ = attention.shape
+    rows, columns = grid
+    if n == rows * columns + 1:
+        return attention[:, 0, 1:].reshape(b, rows, columns)
+    shrink = round((rows * columns / n) ** 0.5)
+    small = rows // shrink, columns // shrink
+    if small[0] * small[1] != n:
+        raise UsageError(
+            f"evals.attention: the last layer has windows of {n} tokens on a map of "
+            f"{small[0]} x {small[1]}; maps need one window."
+        )
+    return attention.mean(axis=1).reshape(b, *small)
+
+
+def overlay(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
+    """Dims uint8 images [n, H, W, 3] where maps [n, rows, columns] are low."""
+    h, w = images.shape[1:3]
+    lit = []
+    for image, heat in zip(images, maps, strict=True):
+        heat = (heat - heat.min()) / max(np.ptp(heat), 1e-12)
+        small = Image.fromarray(np.float32(heat))
+        light = np.asarray(small.resize((w, h), Image.Resampling.BICUBIC))
+        light = light.clip(0, 1)[..., None]
+        lit.append(np.rint(image * (0.15 + 0.85 * light)).astype(np.uint8))
+    return np.stack(lit)
+
+
+def shower(network) -> Callable:
+    """(state, batch, rng) -> {"images", "maps"}, for pictures.painter."""
+
+    def show(state, batch, rng):
+        images = batch["views"][0]
+        attention = last_attention(network, state.params, state.stats, images)
+        return {"images": images, "maps": to_map(attention, network.geometry.grid)}
+
+    return show
+
+
+def make(*, count: int, sets, network, mesh, workdir: Path) -> Callable:
+    """The evaluator: maps of `count` held-out (or training) images."""
+    paint = pictures.painter(shower(network), count, sets, mesh)
+
+    def run(state, step, writer):
+        found, view = paint(state), sets.eval_view
+        images = pictures.to_pixels(found["images"], view.mean, view.std)
+        lit = overlay(images, found["maps"])
+        page = pictures.sheet({"input": images, "attention": lit})
+        png = pictures.save(page, workdir / "figures" / f"attention_{step:07d}.png")
+        writer.image(step, "attention", png, page.size[::-1])
+        return {}
+
+    return run
