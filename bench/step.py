@@ -39,57 +39,14 @@ def mixjax_step(options):
     from mixjax import cpu
 
     cpu.tune()
-    import jax
-    import jax.numpy as jnp
-    import ml_collections
+    import ours
 
     from configs import masked
-    from mixjax import flops, meshes, methods, models, optim, schedules, train
 
     config = masked.imagenet(options.model, SIZES[options.model][3], 800)
-    on_cpu = jax.default_backend() == "cpu"
-    config.model.precision = "float32" if on_cpu else "bfloat16"
-    config.batch = options.batch
     if options.layers:
         config.model.encoder.depth = config.model.decoder.depth = options.layers
-    mesh = meshes.make(fsdp=1)
-    clock = schedules.Clock(1000, 10)
-    network = models.make(config.model)
-    method = methods.make(config.method, network, total_steps=1000)
-    schedule = schedules.make(config.schedule, batch=4096, clock=clock)
-    shape = (options.batch, *network.geometry.image_size, 3)
-    images = jax.random.normal(jax.random.key(1), shape)
-    batch = {"views": (images,), "index": jnp.arange(options.batch)}
-    example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
-    variables = jax.eval_shape(method.init, jax.random.key(0), example)
-    optimizer = optim.make(config.optim, schedule, variables.params)
-    init = train.make_init(method, optimizer, example)
-    state = jax.jit(init)(jax.random.key(0))
-    plain = ml_collections.ConfigDict({"accumulate": 1, "seed": 0})
-    same = lambda batch, resident, rng: batch
-    step = jax.jit(
-        train.make_step(method, optimizer, schedule, same, plain), donate_argnums=0
-    )
-    batch = jax.device_put(batch, meshes.batched(mesh))
-
-    def run():
-        nonlocal state
-        state, metrics = step(state, batch, {})
-        jax.block_until_ready((state, metrics))
-
-    def gradient(variables, batch):
-        first = train.first_state(variables, optimizer)
-        loss = lambda p: method.loss(p, first, batch, jax.random.key(0))[0]
-        return jax.grad(loss)(first.params)
-
-    device = jax.devices()[0]
-    facts = {
-        "work": flops.count(gradient, variables, example),
-        "peak": flops.peak(device),
-        "device": device.device_kind,
-        "versions": f"jax {jax.__version__}",
-    }
-    return run, facts
+    return ours.prepare(config, options.batch)
 
 
 def torch_step(options, kind):

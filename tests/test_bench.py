@@ -53,6 +53,14 @@ def test_step(tmp_path):
     assert all(row["img_per_sec"] > 0 for row in found["rows"])
 
 
+def test_methods(tmp_path):
+    size = ("--layers=1", "--batch=4", "--rounds=1", "--only=MAE;MixedAE")
+    lines, found = run(tmp_path, "methods.py", *size)
+    check_record(found, rows=2)
+    assert figures(lines, "MAE  ", 20)[1:] == [1.0, 1.0]
+    assert min(figures(lines, "MixedAE  ", 20)) > 0
+
+
 def test_input(tmp_path):
     """Every form of the host's work sees to a few pictures."""
     size = ("--files=16", "--images=16", "--batch=8", "--rounds=1", "--threads=2")

@@ -13,6 +13,7 @@ from mixjax import meshes, methods, models, optim, schedules, train
 from mixjax.data import pipeline
 from mixjax.data.views import parse
 from mixjax.errors import UsageError
+from tests import tiny
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +123,7 @@ def test_rows_come_back_as_they_went_to_the_devices(mesh):
 EACH = 11  # images to a device: no parameter has an axis that 11 divides
 
 
-def tiny(accumulate):
+def tiny_mae(accumulate):
     config = quickstart.get_config()
     config.accumulate, config.batch = accumulate, 8 * EACH * accumulate
     for part in (config.model.encoder, config.model.decoder):
@@ -130,9 +131,9 @@ def tiny(accumulate):
     return config
 
 
-def compiled(fsdp, accumulate=1):
-    """(HLO of the training step of a tiny MAE, the layout of its state)."""
-    config, mesh = tiny(accumulate), meshes.make(fsdp=fsdp)
+def compiled(fsdp, config):
+    """(HLO of a training step, the layout of its state)."""
+    mesh = meshes.make(fsdp=fsdp)
     network = models.make(config.model)
     method = methods.make(config.method, network, total_steps=10)
     schedule = schedules.make(
@@ -186,7 +187,7 @@ def unordered(shape):
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_replicated_step_only_sums(accumulate):
     """Gradients, and metrics; no image, token or mask leaves its device."""
-    text, layout = compiled(1, accumulate)
+    text, layout = compiled(1, tiny_mae(accumulate))
     found = collectives(text)
     assert {name for name, _ in found} == {"all-reduce"}
     assert len(found) <= 4, "one sum of everything, and a few for the metrics"
@@ -196,8 +197,26 @@ def test_a_replicated_step_only_sums(accumulate):
     assert not [s for s in summed if any(n % EACH == 0 for n in s)]
 
 
+@pytest.mark.parametrize("name", tiny.METHODS)
+def test_masked_methods_send_no_tokens(name):
+    """Sums, and of MI-MAE and MI-SimMIM the latents that are each other's negatives."""
+    rows = 8 * EACH * 4  # groups of four stay on their device
+    views = {"mimae": 4, "misimmim": 2}.get(name, 0)
+    width = {"model.encoder.width": 32, "batch": rows, "model.encoder.depth": 1}
+    text, layout = compiled(1, tiny.masked(name, **width))
+    # Latents, flat or by image, and their norms and sums of exponentials.
+    each = [(rows * views,), (rows, views)]
+    latents = {tuple(sorted(shape)) for a in each for shape in (a, (*a, 32))}
+    for kind, shapes in collectives(text):
+        assert kind in ("all-reduce", "all-gather"), kind
+        assert kind == "all-reduce" or views, "only latents are gathered"
+        for shape in shapes:
+            if any(n % EACH == 0 for n in shape):
+                assert shape in latents, (kind, shape, text.count(kind))
+
+
 def test_shared_copies_gather_parameters_alone():
-    text, layout = compiled(4)
+    text, layout = compiled(4, tiny_mae(1))
     found = collectives(text)
     assert {name for name, _ in found} == {"all-gather", "all-reduce"}
     cut = [

@@ -24,7 +24,7 @@ rotations of M, so that every token of every image is seen. `mixing=False` is MA
 each image, with codes and L_con over the visible tokens of a group.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -91,6 +91,29 @@ def key_choice(attend: str, source: Array, members: int, topk: TopK | None):
         return kept, {NOTE: homologous.sampling_accuracy(kept, source)}
 
     return choose
+
+
+def watch_keys(choose: Callable, source: Array, grid, members: int) -> Callable:
+    """`choose` that also notes "seen" [G, K, L], to be looked at.
+
+    Of one token of each image, the one nearest to the centre: the share of the heads
+    in which it sees a key.
+    """
+    row, column = jnp.divmod(jnp.arange(grid[0] * grid[1]), grid[1])
+    middle = (grid[0] - 1) / 2, (grid[1] - 1) / 2
+    distance = jnp.square(row - middle[0]) + jnp.square(column - middle[1])
+    own = source[:, None] == jnp.arange(members)[:, None]  # [G, K, L]
+    query = jnp.where(own, distance, jnp.inf).argmin(axis=-1)  # [G, K]
+
+    def watched(layer, logits):
+        kept, notes = choose(layer, logits)
+        whole = jnp.ones_like(logits) if kept is None else kept
+        classes = logits.shape[-1] - source.shape[1]
+        place = query[:, None, :, None] + classes
+        rows = jnp.take_along_axis(whole.astype(jnp.float32), place, axis=2)
+        return kept, notes | {"seen": rows[..., classes:].mean(axis=1)}
+
+    return watched
 
 
 def mixed(
@@ -222,7 +245,7 @@ def make(
             f"model.encoder.patch={patch}."
         )
 
-    def task(images, index, rng):
+    def task(images, index, rng, every=full):
         how = {"segment": segment, "contrast": contrast}
         if not mixing:
             keys = example_keys(rng, index)
@@ -231,7 +254,7 @@ def make(
         keys = example_keys(rng, index[::members])
         source = homologous.random_sources(keys, grid, cell, members, leftover)
         images = groups.split(images, images.shape[0] // members)
-        if full:
+        if every:
             source = groups.merge(homologous.rotations(source, members))
             images = jnp.repeat(images, members, axis=0)  # [G K, K, H, W, C]
         return mixed(images, source, patch, attend=attend, topk=topk, **how)
@@ -286,25 +309,27 @@ def make(
         have = batch["index"].shape[0]
         rows = jnp.arange(max(members, have // members * members)) % have
         images, index = batch["views"][0][rows], batch["index"][rows]
-        pictures, inputs, kept, source = task(images, index, rng)
+        pictures, inputs, kept, source = task(images, index, rng, every=False)
+        choose = inputs["encoder"].get("choose")
+        if choose:
+            inputs["encoder"]["choose"] = watch_keys(choose, source, grid, members)
         outputs, _ = network.apply(
             state.params, state.stats, pictures, train=False, **inputs
         )
-        rows, prediction = images.shape[0], outputs["prediction"]
-        if full:  # the first of each group's pictures
-            first = lambda x: groups.split(x, rows // members)[:, :members]
-            prediction, kept = (
-                groups.merge(first(prediction)),
-                groups.merge(first(kept)),
-            )
-            pictures, source = pictures[::members], source[::members]
-        found = pixels.panels(images, prediction, kept, patch, norm_pix)
+        found = pixels.panels(images, outputs["prediction"], kept, patch, norm_pix)
         if not mixing:
             return found
-        tinted = 0.5 * (pictures + homologous.paint(source, patch, pictures))
         each = lambda x: jnp.repeat(x, members, axis=0)  # [B, H, W, C]
-        mixture = {"mixture": each(pictures), "whose it is": each(tinted)}
-        return {"input": found.pop("input"), **mixture, **found}
+        found["mixture"] = each(pictures)
+        tinted = 0.5 * (pictures + homologous.paint(source, patch, pictures))
+        found["whose it is"] = each(tinted)
+        if choose:
+            seen = outputs["notes"]["seen"][-1]  # [G, K, L]
+            seen = groups.merge(tokens.of_pixels(seen, images.shape[1:3], patch))
+            dark = images.min()
+            lit = each(tinted) * seen + dark * (1 - seen)
+            found["keys of its token nearest to the centre, last layer"] = lit
+        return found
 
     def features(state, images):
         if transfer_segment == "none":

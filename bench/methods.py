@@ -1,0 +1,111 @@
+"""What the masked methods cost beside MAE with the same ViT, in turns.
+
+    python bench/methods.py                         ViT-S/16, float32 on the CPU
+    python bench/methods.py --model=B --batch=256   on a GPU, bfloat16
+
+Every contender is a process of its own that compiles, warms up and waits for its turn;
+round after round each takes one. All get --batch images or views: MixedAE so many
+images in groups of four, MI-MAE a quarter as many in four views each. Prints
+milliseconds per image (per view of MI-MAE), the ratio to MAE (the median over rounds of
+the two turns of a round), and the ratio of matrix operations. The naive row is MixedAE
+with global attention and without codes and contrast; steps are those of the recipes.
+"""
+
+import argparse
+import statistics
+import time
+
+import record
+import turns
+
+# name -> (file of configs/, variants, views of an image)
+CONTENDERS = {
+    "MAE": ("mae", "", 1),
+    "MixedAE": ("mixedae", "", 1),
+    "MixedAE, naive": ("mixedae", "attend=global,segment=0,homocon=0", 1),
+    "MixedAE, no TopK": ("mixedae", "attend=global", 1),
+    "MI-MAE": ("mimae", "", 4),
+}
+SIZES = ("S", "B", "L")
+
+
+def worker(options) -> None:
+    """Prepares one contender, then times a turn whenever asked to."""
+    from mixjax import cpu
+
+    cpu.tune()
+    import ours
+
+    from mixjax import recipes
+
+    file, variants, views = CONTENDERS[options.worker]
+    path = record.ROOT / "configs" / f"{file}_vit{options.model.lower()}.py"
+    config = recipes.load(f"{path}:{variants}")
+    if options.layers:
+        config.model.encoder.depth = config.model.decoder.depth = options.layers
+    run, facts = ours.prepare(config, options.batch // views)
+    for _ in range(2):
+        run()
+
+    def turn():
+        begin = time.perf_counter()
+        for _ in range(options.steps):
+            run()
+        return {"seconds": (time.perf_counter() - begin) / options.steps}
+
+    turns.serve(facts, turn)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", choices=SIZES, default="S")
+    parser.add_argument("--layers", type=int, help="of encoder and decoder each")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=1, help="steps a turn")
+    parser.add_argument("--only", default=";".join(CONTENDERS), help="contenders")
+    parser.add_argument("--json", help="write the figures to this file")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        return worker(options)
+
+    takes, ends, facts = {}, [], {}
+    for name in options.only.split(";"):
+        env = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        takes[name], end, facts[name] = turns.start(name, **env)
+        ends.append(end)
+    times = {name: [] for name in takes}
+    for _ in range(options.rounds):
+        for name, take in takes.items():
+            times[name].append(take()["seconds"])
+    for end in ends:
+        end()
+
+    base = next(iter(takes))
+    print(
+        f"ViT-{options.model}/16, {options.batch} images or views, {options.rounds} "
+        f"rounds of {options.steps} on {facts[base]['device']}, "
+        f"{facts[base]['versions']}"
+    )
+    print(f"{'':20}{'ms each':>10}{'time':>10}{'operations':>12}  of {base}")
+    rows = []
+    for name, seconds in times.items():
+        pairs = zip(seconds, times[base], strict=True)
+        row = {
+            "name": name,
+            "ms_each": 1e3 * statistics.median(seconds) / options.batch,
+            "time_ratio": statistics.median(a / b for a, b in pairs),
+            "work_ratio": facts[name]["work"] / facts[base]["work"],
+            "rounds": seconds,
+        }
+        rows.append(row)
+        print(
+            f"{name:20}{row['ms_each']:10.2f}{row['time_ratio']:10.3f}"
+            f"{row['work_ratio']:12.3f}"
+        )
+    record.write(options.json, rows, facts=facts)
+
+
+if __name__ == "__main__":
+    main()
