@@ -319,8 +319,8 @@ def decoded(monkeypatch):
     sizes, crops = [], []
     full, resize = decode.pixels, host_ops.resize
 
-    def note_pixels(*args):
-        sizes.append(full(*args))
+    def note_pixels(*args, **how):
+        sizes.append(full(*args, **how))
         return sizes[-1]
 
     def note_crop(array, *args):

@@ -76,14 +76,20 @@ def fast(data: bytes, channels: int, enough: tuple[int, int]) -> np.ndarray | No
         return None
 
 
-def pixels(data: bytes, channels: int, enough: tuple[int, int] = (0, 0)) -> np.ndarray:
+def pixels(
+    data: bytes,
+    channels: int,
+    enough: tuple[int, int] = (0, 0),
+    plain: bool | None = None,
+) -> np.ndarray:
     """Decodes to uint8 [H, W, channels], channels 1 (grey) or 3 (RGB).
 
     enough: a height and width that still do; a large JPEG may then come back scaled
-    down by 2 to 8 but not below them (0: full size). Raises Unreadable, with the
-    reason, for anything that is not a whole picture.
+    down by 2 to 8 but not below them (0: full size). plain: whether plain_jpeg takes
+    the bytes, if that is known. Raises Unreadable, with the reason, for anything that
+    is not a whole picture.
     """
-    if plain_jpeg(data):
+    if plain_jpeg(data) if plain is None else plain:
         found = fast(data, channels, enough)
         if found is not None:
             return found

@@ -4,6 +4,7 @@ Each takes its arguments from a view's text and returns op(picture, rng) -> uint
 [H, W, C], where a picture is the bytes of a file or an array [h, w, c].
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -37,10 +38,10 @@ def check_range(what: str, bounds: tuple[float, float]) -> None:
         raise ValueError(f"{what}={bounds} is not a range of positive numbers")
 
 
-def to_array(picture: bytes | np.ndarray, channels: int, enough=(0, 0)) -> np.ndarray:
+def to_array(picture: bytes | np.ndarray, channels: int) -> np.ndarray:
     """Decodes bytes; an array [h, w] or [h, w, c] gets the wanted channels."""
     if isinstance(picture, bytes):
-        return decoding.pixels(picture, channels, enough)
+        return decoding.pixels(picture, channels)
     array = picture if picture.ndim == 3 else picture[:, :, None]
     if array.shape[2] == channels:
         return array
@@ -75,13 +76,15 @@ def sample_box(
     Ten tries of an area fraction from U(scale) and a log-uniform aspect from `ratio`;
     then the largest centre crop whose aspect is allowed.
     """
+    low, high = math.log(ratio[0]), math.log(ratio[1])
     for _ in range(10):
-        area = height * width * rng.uniform(*scale)
-        aspect = np.exp(rng.uniform(np.log(ratio[0]), np.log(ratio[1])))
-        w, h = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
+        # Python's own numbers: NumPy's take several times as long one at a time.
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * rng.random())
+        aspect = math.exp(low + (high - low) * rng.random())
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
-            top = rng.integers(0, height - h + 1)
-            return int(top), int(rng.integers(0, width - w + 1)), h, w
+            top = int(rng.random() * (height - h + 1))
+            return top, int(rng.random() * (width - w + 1)), h, w
     aspect = min(max(width / height, ratio[0]), ratio[1])
     w = min(width, max(round(height * aspect), 1))
     h = min(height, max(round(width / aspect), 1))
@@ -128,7 +131,8 @@ def decode_crop(
             top, left, h, w = sample_box(*known, scale, ratio, rng)
             spare = max(min(h // (2 * size[0]), w // (2 * size[1])), 1)
             enough = (-(-known[0] // spare), -(-known[1] // spare))
-            array = to_array(picture, channels, enough if spare > 1 else (0, 0))
+            enough = enough if spare > 1 else (0, 0)
+            array = decoding.pixels(picture, channels, enough, plain=True)
             # A scaled JPEG is k / 8 of its size; its last row may be a part of one.
             eighths = 8 * array.shape[0] // known[0]
             top, left, h, w = (round(x * eighths / 8) for x in (top, left, h, w))
