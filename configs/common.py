@@ -88,6 +88,13 @@ def pictures(every_epochs: float) -> ConfigDict:
     return c
 
 
+def attention(every_epochs: float) -> ConfigDict:
+    """Where the encoder looks."""
+    c = pictures(every_epochs)
+    c.name = "attention"
+    return c
+
+
 VIT_SIZES = {  # width, depth, heads
     "Ti": (192, 12, 3),
     "S": (384, 12, 6),

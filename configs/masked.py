@@ -55,6 +55,7 @@ def imagenet(size: str, patch: int, epochs: float) -> ConfigDict:
     c.evals.knn = common.knn(k=20, temperature=0.07, every_epochs=50.0)
     c.evals.knn.bank = 128_000
     c.evals.pictures = common.pictures(every_epochs=20.0)
+    c.evals.attention = common.attention(every_epochs=20.0)
     return c
 
 
@@ -85,6 +86,7 @@ def cifar(epochs: float) -> ConfigDict:
     c.evals.knn = common.knn(k=200, temperature=0.1, every_epochs=100.0)
     c.evals.knn.bank, c.evals.knn.queries = 5000, 2000
     c.evals.pictures = common.pictures(every_epochs=100.0)
+    c.evals.attention = common.attention(every_epochs=100.0)
     c.checkpoint.every_epochs = 25.0
     return c
 

@@ -16,6 +16,6 @@ def get_config(arg=""):
     c = masked.views(masked.cifar(variant.epochs), variant)
     c.batch = 64
     c.schedule.rule, c.schedule.warmup_epochs = "none", 5.0
-    for part in (c.evals.knn, c.evals.pictures):
+    for part in (c.evals.knn, c.evals.pictures, c.evals.attention):
         part.every_epochs = 25.0
     return c

@@ -6,14 +6,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs import common
 from mixjax import look
+from mixjax.errors import UsageError
+from mixjax.evals import attention
 from tests import tiny
 
 
 @pytest.fixture(scope="module", params=["mixedae", "misimmim"])
 def trained(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    return tiny.run(folder, tiny.masked(request.param, steps=2))
+    settings = tiny.masked(request.param, steps=2)
+    settings.evals.attention = common.attention(every_epochs=0.0)
+    return tiny.run(folder, settings)
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +29,30 @@ def plain(tmp_path_factory):
 def opened(path):
     with Image.open(path) as picture:
         return np.asarray(picture)
+
+
+def test_maps_are_drawn_while_training(trained):
+    assert opened(trained / "figures" / "attention_0000002.png").std() > 10
+
+
+def test_attention_of_every_kind_of_network():
+    """Rows sum to 1; the class token's row, or what each place gets from all."""
+    full = np.full((2, 5, 5), 0.2)
+    full[:, 0, 1:] = [0.4, 0.3, 0.2, 0.1]
+    maps = attention.to_map(full, (2, 2))
+    np.testing.assert_allclose(maps, np.full((2, 1, 1), 1) * [[0.4, 0.3], [0.2, 0.1]])
+    swin = np.eye(9)[None].repeat(2, 0)
+    assert attention.to_map(swin, (24, 24)).shape == (2, 3, 3)
+    with pytest.raises(UsageError, match="windows of 9 tokens on a map of"):
+        attention.to_map(swin, (24, 16))
+
+
+def test_light_falls_where_attention_is():
+    images = np.full((1, 8, 8, 3), 200, np.uint8)
+    heat = np.zeros((1, 2, 2))
+    heat[0, 0, 1] = 1
+    lit = attention.overlay(images, heat)[0, :, :, 0]
+    assert lit[0, 7] > 190 and lit[7, 0] < 40
 
 
 def test_two_runs_side_by_side(trained, plain, capsys):
