@@ -12,6 +12,5 @@ def get_config(arg=""):
     variant = common.arguments(arg, epochs=100, **masked.MISIMMIM)
     c = masked.simmim_cifar(variant.epochs)
     c.method.name, c.method.mask_ratio = "misimmim", 0.5
-    c.batch = 128
-    c.schedule.rule = "none"
+    c.batch //= 2  # two views of each
     return masked.inform(c, variant)

@@ -11,7 +11,7 @@ from mixjax.errors import UsageError
 from mixjax.mixtures import homologous
 from mixjax.state import example_keys
 
-few = settings(max_examples=15, deadline=None)
+few = settings(max_examples=8, deadline=None)  # every size is compiled
 random_sources = jax.jit(homologous.random_sources, static_argnums=(1, 2, 3, 4))
 
 
@@ -133,7 +133,7 @@ def test_class_tokens_when_unmixing():
 
 
 @few
-@given(st.integers(1, 40), st.data())
+@given(st.sampled_from([1, 6, 40]), st.data())
 def test_kth_largest_is_exact(n, data):
     k = data.draw(st.integers(1, n))
     floats = st.floats(width=32, allow_nan=False, allow_subnormal=False)

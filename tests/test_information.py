@@ -12,7 +12,7 @@ from mixjax.objectives import mutual_information as mi
 from mixjax.objectives.token_contrast import homologous_contrast
 from mixjax.state import example_keys
 
-few = settings(max_examples=15, deadline=None)
+few = settings(max_examples=8, deadline=None)  # every size is compiled
 
 
 def latents(b, n, d, seed=0):

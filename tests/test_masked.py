@@ -71,7 +71,7 @@ def test_it_learns_and_compiles_once(name, variants):
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
 
 
-@pytest.mark.parametrize("name, variants", VARIANTS[:5] + VARIANTS[6:9])
+@pytest.mark.parametrize("name, variants", VARIANTS[:5] + VARIANTS[6:7])
 def test_eight_devices_agree_with_one(name, variants):
     _, method, batch, state = built(name, variants)
     batch = jax.tree.map(lambda x: jnp.concatenate([x, x[::-1]]), batch)
@@ -96,7 +96,7 @@ def test_features_do_not_depend_on_the_loss_parts():
         assert found.shape == (16, 16) and found.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("name, variants", VARIANTS)
+@pytest.mark.parametrize("name, variants", VARIANTS[:9])
 def test_show_paints(name, variants):
     _, method, batch, state = built(name, variants)
     few = jax.tree.map(lambda x: x[:4], batch)
