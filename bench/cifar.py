@@ -65,6 +65,7 @@ def run(name: str, options, flags: list[str]) -> dict:
     row = {"name": name, "seconds": round(seconds, 1), "steps": options.steps}
     row |= {"loss_first": loss[min(loss)], "loss_last": loss[max(loss)]}
     row |= {"knn_untrained": knn[0], "knn_last": knn[max(knn)]}
+    row["last"] = {k: v[max(v)] for k, v in found.items()}
     row["topk_accuracy"] = []
     if topk := accuracy(found):
         row["topk_accuracy"] = quarters(topk, options.steps)
