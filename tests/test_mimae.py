@@ -68,7 +68,7 @@ def test_no_variance_is_zero():
     params["variational"]["var"]["fc3"] = jax.tree.map(
         jnp.zeros_like, params["variational"]["var"]["fc3"]
     )
-    both = jax.value_and_grad(method.loss, has_aux=True)
+    both = jax.jit(jax.value_and_grad(method.loss, has_aux=True))
     (loss, aux), grads = both(params, state, batch, jax.random.key(0))
     assert np.isfinite(loss) and all(np.isfinite(v) for v in aux.metrics.values())
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(grads))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from mixjax.mixtures import tokens
 from mixjax.state import example_keys
 
-few = settings(max_examples=20, deadline=None)
+few = settings(max_examples=8, deadline=None)  # every size is compiled
 
 
 @st.composite
