@@ -13,7 +13,6 @@ with global attention and without codes and contrast; steps are those of the rec
 
 import argparse
 import statistics
-import time
 
 import record
 import turns
@@ -47,13 +46,7 @@ def worker(options) -> None:
     for _ in range(2):
         run()
 
-    def turn():
-        begin = time.perf_counter()
-        for _ in range(options.steps):
-            run()
-        return {"seconds": (time.perf_counter() - begin) / options.steps}
-
-    turns.serve(facts, turn)
+    turns.serve(facts, turns.timed(run, options.steps))
 
 
 def main() -> None:

@@ -104,13 +104,7 @@ def worker(options) -> None:
         run()
     facts["ready_s"] = time.perf_counter() - begin
 
-    def turn():
-        begin = time.perf_counter()
-        for _ in range(options.steps):
-            run()
-        return {"seconds": (time.perf_counter() - begin) / options.steps}
-
-    turns.serve(facts, turn)
+    turns.serve(facts, turns.timed(run, options.steps))
 
 
 def main() -> None:

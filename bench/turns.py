@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 
 import record
@@ -24,6 +25,18 @@ def serve(facts: dict, turn: Callable[[], dict]) -> None:
     print("READY " + json.dumps(facts), flush=True)
     for _ in sys.stdin:
         print("TURN " + json.dumps(turn()), flush=True)
+
+
+def timed(run: Callable[[], None], steps: int) -> Callable[[], dict]:
+    """A turn of `steps` runs; it tells the seconds of one."""
+
+    def turn():
+        begin = time.perf_counter()
+        for _ in range(steps):
+            run()
+        return {"seconds": (time.perf_counter() - begin) / steps}
+
+    return turn
 
 
 def start(name: str, **env: str) -> tuple[Callable[[], dict], Callable, dict]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from mixjax.errors import UsageError
 from mixjax.mixtures import tokens
 from mixjax.objectives import mutual_information as mi
 from mixjax.objectives.token_contrast import homologous_contrast
@@ -100,6 +101,13 @@ def test_local_negatives():
     np.testing.assert_allclose(
         mi.info_nce_views(z, 0.1, parts=2), np.mean(halves), rtol=1e-5
     )
+
+
+def test_parts_that_do_not_divide_the_images():
+    """Parts are of images: 4 would divide the 12 views of three, but not the images."""
+    for parts, near in ((4, 3), (0, 1), (2, 1)):
+        with pytest.raises(UsageError, match=f"parts={parts} .* does is {near}"):
+            mi.info_nce_views(latents(3, 4, 6), 0.1, parts)
 
 
 # --- CLUB ------------------------------------------------------------------------

@@ -169,6 +169,12 @@ def test_wrong_switches(changes, message):
         made(**changes)
 
 
+def test_contrast_at_a_layer_that_is_not_there():
+    method = made(method__contrast__position="2")
+    with pytest.raises(UsageError, match="no layer 2 to watch .* is 1"):
+        jax.eval_shape(method.init, jax.random.key(0), batch_of(setting()[2]))
+
+
 def test_contrast_needs_a_projector():
     config = tiny.masked("mixedae", "homocon=0")
     config.method.homocon = True

@@ -19,7 +19,14 @@ from mixjax.models import positions, stochastic_depth
 from mixjax.models.attention import attend, by_head, joined
 from mixjax.models.dense import dense
 from mixjax.models.mask_token import cover
-from mixjax.models.vit import REMAT, Mlp, PatchEmbed, layer_norm, run_blocks
+from mixjax.models.vit import (
+    REMAT,
+    Mlp,
+    PatchEmbed,
+    check_patches,
+    layer_norm,
+    run_blocks,
+)
 
 Array = jax.Array
 ZEROS = nn.initializers.zeros
@@ -121,15 +128,7 @@ class Beit(nn.Module):
 
     def __post_init__(self):
         super().__post_init__()
-        for side in self.image_size:
-            if side % self.patch:
-                low = side // self.patch * self.patch
-                fits = " or ".join(str(s) for s in (low, low + self.patch) if s)
-                raise UsageError(
-                    f"model.encoder.image_size={tuple(self.image_size)}: {side} is "
-                    f"not a multiple of model.encoder.patch={self.patch}; the nearest "
-                    f"multiples are {fits}."
-                )
+        check_patches(self.image_size, self.patch)
         if self.width % self.heads:
             raise UsageError(
                 f"model.encoder.width={self.width} is not a multiple of "

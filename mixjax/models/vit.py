@@ -35,6 +35,19 @@ def layer_norm(dtype: jnp.dtype, name: str) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=1e-6, dtype=dtype, use_fast_variance=False, name=name)
 
 
+def check_patches(image_size: tuple[int, int], patch: int) -> None:
+    """UsageError, with the nearest sides, unless patches tile the image."""
+    for side in image_size:
+        if side % patch:
+            low = side // patch * patch
+            fits = " or ".join(str(s) for s in (low, low + patch) if s)
+            raise UsageError(
+                f"model.encoder.image_size={tuple(image_size)}: {side} is not a "
+                f"multiple of model.encoder.patch={patch}; the nearest multiples are "
+                f"{fits}."
+            )
+
+
 class Mlp(nn.Module):
     """[..., D] -> [..., D] through a hidden layer of `ratio` times D."""
 
@@ -163,15 +176,7 @@ class ViT(nn.Module):
 
     def __post_init__(self):
         super().__post_init__()
-        for side in self.image_size:
-            if side % self.patch:
-                low = side // self.patch * self.patch
-                fits = " or ".join(str(s) for s in (low, low + self.patch) if s)
-                raise UsageError(
-                    f"model.encoder.image_size={tuple(self.image_size)}: {side} is "
-                    f"not a multiple of model.encoder.patch={self.patch}; the nearest "
-                    f"multiples are {fits}."
-                )
+        check_patches(self.image_size, self.patch)
         if self.width % self.heads or self.width % 4:
             raise UsageError(
                 f"model.encoder.width={self.width} is not a multiple of 4 and of "
@@ -218,6 +223,11 @@ class ViT(nn.Module):
         "mean_norm"), features [B', D], embedding [B, L, D] (of patches, without
         positions), positions [L, D], all float32, and notes.
         """
+        if watch is not None and watch >= self.depth:
+            raise UsageError(
+                f"there is no layer {watch} to watch (method.contrast.position): the "
+                f"last of model.encoder.depth={self.depth} is {self.depth - 1}."
+            )
         images, c = inputs["images"], class_tokens
         table = self.position_table()
         # Nothing in MAE's code resets the bias of torch's convolution.

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from mixjax import groups
-from mixjax.errors import check_name
+from mixjax.errors import UsageError, check_name
 
 Array = jax.Array
 MIN_NEGATIVES = ("views", "batch")
@@ -31,6 +31,13 @@ def info_nce_views(z: Array, temperature: float, parts: int = 1) -> Array:
     parts: local batches that know nothing of each other, 1 for the whole batch.
     """
     b, n, d = z.shape
+    if parts < 1 or b % parts:
+        fits = [p for p in range(1, b + 1) if b % p == 0]
+        near = min(fits, key=lambda p: abs(p - parts))
+        raise UsageError(
+            f"method.information.parts={parts} does not divide a batch of {b} images; "
+            f"the nearest that does is {near}."
+        )
     z = z.astype(jnp.float32)
     z = z / jnp.linalg.norm(z, axis=-1, keepdims=True)
     z = groups.split(z.reshape(b * n, d), parts)  # [G, B N / G, D]
