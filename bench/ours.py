@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from mixjax import flops, meshes, methods, models, optim, schedules, train
+from mixjax.schedules import Clock
 
 
 def prepare(config, batch: int):
@@ -13,7 +14,7 @@ def prepare(config, batch: int):
     config.model.precision = "float32" if on_cpu else "bfloat16"
     mesh = meshes.make(fsdp=1)
     network = models.make(config.model)
-    method = methods.make(config.method, network, total_steps=1000)
+    method = methods.make(config.method, network, clock=Clock(1000, 1000))
     clock = schedules.Clock(1000, 10)
     schedule = schedules.make(config.schedule, batch=4096, clock=clock)
     shape = (batch, *network.geometry.image_size, 3)

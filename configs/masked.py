@@ -152,7 +152,7 @@ def mix(c: ConfigDict, variant: ConfigDict, mask_patch: int) -> ConfigDict:
     m.contrast.temperature, m.contrast.weight = 0.25, 0.1
     m.norm_pix = norm_pix
     if variant.homocon:
-        c.model.projector = ConfigDict(dict(hidden=0, width=256))
+        c.model.token_projector = ConfigDict(dict(hidden=0, width=256))
     return c
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mixjax import errors
+from mixjax.schedules import Clock
 
 
 class Run(NamedTuple):
@@ -42,7 +43,7 @@ def open_run(path: str, field: str, changes: dict, count: int, mesh) -> Run:
     config.data.eval_batch = -(-count // mesh.size) * mesh.size
     sets = data.make(config.data, batch=1, seed=config.seed, mesh=mesh)
     network = models.make(config.model)
-    method = methods.make(config.method, network, total_steps=1)
+    method = methods.make(config.method, network, clock=Clock(1, 1))
     key, example = jax.random.key(config.seed), sets.example(network.geometry)
     variables = jax.eval_shape(method.init, key, example)
     start = {"step": jax.ShapeDtypeStruct((), "int32"), "opt_state": {}}

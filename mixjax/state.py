@@ -56,6 +56,7 @@ class Geometry(NamedTuple):
     channels: int
     patch: int  # side of an input token in pixels
     grid: tuple[int, int]  # rows, columns of tokens
+    any_size: bool  # whether other image sizes, such as small crops, will do
 
 
 class Network(NamedTuple):
@@ -67,6 +68,9 @@ class Network(NamedTuple):
     init: Callable  # (rng, images [B,H,W,C], **inputs) -> (params, stats)
     apply: Callable  # (params, stats, images, *, train, rng=None, **inputs)
     #                  -> (outputs: dict, stats)
+    run: Callable  # (params, stats, outputs: dict, parts, *, train, rng=None, **inputs)
+    #                -> (outputs, stats): the named parts alone, on outputs so far
+    parts: tuple[str, ...]  # all names, in order
     encode: Callable  # (params, stats, images, **for the encoder) -> its outputs
     features: Callable  # (params, stats, images) -> [B, D]
     geometry: Geometry
@@ -82,6 +86,31 @@ class Method(NamedTuple):
     show: Callable  # (state, batch, rng) -> {caption: images [B,H,W,C]} to look at
     together: int  # consecutive examples that one term of the loss looks at: 1 where
     #                each stands alone, g for groups of g, ALL for the whole batch
+
+
+class Objective(NamedTuple):
+    """What a siamese method makes of a network's outputs; see objectives/.
+
+    outputs: one branch's, after the last part: "features" [B, D], "projection" [B, d]
+    and, where the network has them, "prediction" [B, d], "scores" [B, K]. One key is
+    given to all the predictions and targets that are compared with each other.
+    """
+
+    init: Callable  # (rng, outputs: shapes) -> memory
+    predict: Callable  # (outputs, memory, rng) -> prediction, keeps the gradient
+    target: Callable  # (outputs, memory, rng, view) -> target of view number `view`;
+    #                   a stop of the gradient lives here
+    compare: Callable  # (prediction, target, memory) -> [B], never a mean
+    remember: Callable  # (memory, targets: outputs by view, clean) -> memory
+
+
+class Mixed(NamedTuple):
+    """Images of a mixture, made of [G, n] groups of a batch B = G * n."""
+
+    images: Array  # [B, H, W, C]
+    lam: Array  # [B] the exact share of the own image
+    mask: Array  # [G, H, W, 1] the share of it in each pixel: 1 own, 0 partner
+    partner: Array | None  # [G, n] place of the partner in the group; None: none
 
 
 def step_key(seed: int, step: Array) -> Array:

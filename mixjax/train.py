@@ -210,7 +210,7 @@ def speed(config, mesh, clock, variables: Variables, example: dict) -> dict:
         if isinstance(part, dict) and "remat" in part:
             part |= {"remat": "none", "scan": False}
     network = models.make(model)
-    method = methods.make(config.method, network, total_steps=clock.total_steps)
+    method = methods.make(config.method, network, clock=clock)
 
     def gradient(variables, batch):
         state = first_state(variables, optax.identity())
@@ -261,7 +261,7 @@ def train(config, workdir: Workdir, stop: Interrupt) -> None:
     clock = make_clock(config, sets.steps_per_epoch)
     network = models.make(config.model)
     example = sets.example(network.geometry)
-    method = methods.make(config.method, network, total_steps=clock.total_steps)
+    method = methods.make(config.method, network, clock=clock)
     check_parts(method.together, config.batch, mesh.size, config.accumulate)
     schedule = schedules.make(config.schedule, batch=config.batch, clock=clock)
 

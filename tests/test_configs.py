@@ -32,7 +32,7 @@ def test_recipe_builds(name):
         parse(view, "view")
     clock = schedules.Clock(1000, 10)
     network = models.make(config.model)
-    method = methods.make(config.method, network, total_steps=clock.total_steps)
+    method = methods.make(config.method, network, clock=clock)
     schedule = schedules.make(config.schedule, batch=config.batch, clock=clock)
     batch = shapes_of_a_batch(config, network.geometry)
     variables = jax.eval_shape(method.init, jax.random.key(0), batch)

@@ -9,6 +9,7 @@ import pytest
 
 from configs import masked
 from mixjax import flops, methods, models, train
+from mixjax.schedules import Clock
 
 
 def shape(*sizes, dtype=jnp.float32):
@@ -111,7 +112,7 @@ def test_a_training_step_of_mae(size, width, table):
     """The gradient is twice the forward pass, but for the patch embedding: once."""
     config = masked.imagenet(size, 16, 800)
     network = models.make(config.model)
-    method = methods.make(config.method, network, total_steps=1)
+    method = methods.make(config.method, network, clock=Clock(1, 1))
     batch = {"views": (shape(1, 224, 224, 3),), "index": shape(1, dtype=jnp.int32)}
     variables = jax.eval_shape(method.init, jax.random.key(0), batch)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mixjax import meshes, methods, models, optim, train
+from mixjax.schedules import Clock
 from mixjax.state import ALL
 from tests import tiny
 
@@ -29,7 +30,7 @@ def built(name, variants):
     """(config, method, batch of pictures, state) of a tiny run."""
     config = tiny.masked(name, variants)
     network = models.make(config.model)
-    method = methods.make(config.method, network, total_steps=100)
+    method = methods.make(config.method, network, clock=Clock(100, 100))
     geometry = network.geometry
     shape = (16, *geometry.image_size, geometry.channels)
     images = jax.random.normal(jax.random.key(1), shape)

@@ -13,6 +13,7 @@ from mixjax import meshes, methods, models, optim, schedules, train
 from mixjax.data import pipeline
 from mixjax.data.views import parse
 from mixjax.errors import UsageError
+from mixjax.schedules import Clock
 from tests import tiny
 
 
@@ -135,7 +136,7 @@ def compiled(fsdp, config):
     """(HLO of a training step, the layout of its state)."""
     mesh = meshes.make(fsdp=fsdp)
     network = models.make(config.model)
-    method = methods.make(config.method, network, total_steps=10)
+    method = methods.make(config.method, network, clock=Clock(10, 10))
     schedule = schedules.make(
         config.schedule, batch=config.batch, clock=schedules.Clock(10, 1)
     )

@@ -11,6 +11,7 @@ import pytest
 
 from mixjax import methods, models, recipes, schedules, train
 from mixjax.errors import UsageError
+from mixjax.schedules import Clock
 from mixjax.state import TrainState
 from tests import tiny
 
@@ -20,7 +21,7 @@ PARTS = ("encoder", "decoder", "variational")
 @functools.cache
 def made(variants="", name="mimae"):
     config = tiny.masked(name, variants)
-    method = methods.make(config.method, models.make(config.model), total_steps=10)
+    method = methods.make(config.method, models.make(config.model), clock=Clock(10, 10))
     images = jax.random.normal(jax.random.key(1), (8, 16, 16, 1))
     batch = {"views": (images,), "index": jnp.arange(8)}
     variables = jax.jit(method.init)(jax.random.key(0), batch)
@@ -99,7 +100,7 @@ def test_pools_and_inputs():
             config = tiny.masked("mimae", "gate=open")
             config.method[field] = value
             network = models.make(config.model)
-            one = methods.make(config.method, network, total_steps=10)
+            one = methods.make(config.method, network, clock=Clock(10, 10))
             start = jax.eval_shape(one.init, jax.random.key(0), batch)
             blank = jax.tree.map(lambda x: jnp.full(x.shape, 0.1), start.params)
             params = {**blank, "encoder": state.params["encoder"]}
@@ -123,7 +124,9 @@ def test_pools_and_inputs():
 def test_wrong_switches(changes, message):
     config = tiny.masked("mimae", **changes)
     with pytest.raises(UsageError, match=message):
-        method = methods.make(config.method, models.make(config.model), total_steps=9)
+        method = methods.make(
+            config.method, models.make(config.model), clock=Clock(9, 9)
+        )
         batch = made()[2]
         jax.eval_shape(method.init, jax.random.key(0), batch)
 
@@ -176,7 +179,7 @@ def test_every_row_of_the_table_builds(file, flags):
     argv = [f"--config={tiny.ROOT}/configs/{file}", *flags.split()]
     c, _ = recipes.read(argv)
     network = models.make(c.model)
-    method = methods.make(c.method, network, total_steps=10)
+    method = methods.make(c.method, network, clock=Clock(10, 10))
     shape = (1, *network.geometry.image_size, network.geometry.channels)
     batch = {
         "views": (jax.ShapeDtypeStruct(shape, jnp.float32),),

@@ -13,6 +13,7 @@ from mixjax.methods import mixedae
 from mixjax.mixtures import homologous, tokens
 from mixjax.mixtures.tokens import Masking
 from mixjax.objectives import pixels
+from mixjax.schedules import Clock
 from mixjax.state import TrainState, example_keys
 from tests import tiny
 
@@ -112,7 +113,7 @@ def batch_of(images):
 def made(variants="", **changes):
     config = tiny.masked("mixedae", variants, **changes)
     network = models.make(config.model)
-    return methods.make(config.method, network, total_steps=10)
+    return methods.make(config.method, network, clock=Clock(10, 10))
 
 
 def state_of(method, images):
@@ -179,6 +180,6 @@ def test_contrast_needs_a_projector():
     config = tiny.masked("mixedae", "homocon=0")
     config.method.homocon = True
     network = models.make(config.model)
-    method = methods.make(config.method, network, total_steps=10)
-    with pytest.raises(UsageError, match="needs a section model.projector"):
+    method = methods.make(config.method, network, clock=Clock(10, 10))
+    with pytest.raises(UsageError, match="needs a section model.token_projector"):
         jax.eval_shape(method.init, jax.random.key(0), batch_of(setting()[2]))

@@ -371,7 +371,7 @@ def test_unequal_pictures_are_refused_in_one_sentence(folder):
 
 # --- the whole section ---------------------------------------------------------------
 
-GEOMETRY = Geometry(image_size=(6, 6), channels=3, patch=2, grid=(3, 3))
+GEOMETRY = Geometry(image_size=(6, 6), channels=3, patch=2, grid=(3, 3), any_size=False)
 
 
 def sets(folder, **changes):

@@ -105,7 +105,11 @@ class Datasets:
             [*fields, "data.eval_view"], views, images, strict=True
         ):
             shape = self._shape(field, view, image)
-            if shape != wanted:
+            crop = geometry.any_size and field not in (
+                "data.views[0]",
+                "data.eval_view",
+            )
+            if shape != wanted and not (crop and shape[2:] == wanted[2:]):
                 raise UsageError(
                     f"{field} makes images of {_size(shape)} from {self._source.name}, "
                     f"but model.encoder expects {_size(wanted)}."

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 
 from mixjax.registry import call, load
+from mixjax.schedules import Clock
 from mixjax.state import Method, Network
 
 
-def make(config: Mapping, network: Network, *, total_steps: int) -> Method:
+def make(config: Mapping, network: Network, *, clock: Clock) -> Method:
     """Builds the method of config.method; UsageError names a field that is wrong."""
     method = load(__name__, config["name"], "method.name").make
-    return call("method", method, config, network=network, total_steps=total_steps)
+    return call("method", method, config, network=network, clock=clock)

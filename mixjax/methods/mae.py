@@ -54,9 +54,7 @@ def reconstruction_loss(
     return pixels.masked_mse(prediction, target, masking.kept)
 
 
-def make(
-    network: Network, *, mask_ratio: float, norm_pix: bool, total_steps: int
-) -> Method:
+def make(network: Network, *, mask_ratio: float, norm_pix: bool) -> Method:
     """MAE with `mask_ratio` of the patches hidden; norm_pix: normalised targets."""
     grid, patch = network.geometry.grid, network.geometry.patch
     length = grid[0] * grid[1]

@@ -95,7 +95,6 @@ def make(
     variational_input: str,
     information: Mapping,
     gate: Mapping,
-    total_steps: int,
 ) -> Method:
     """MI-MAE with every switch that the paper ablates.
 

@@ -59,7 +59,6 @@ def make(
     mask_patch: int,
     information: Mapping,
     gate: Mapping,
-    total_steps: int,
 ) -> Method:
     """MI-SimMIM; mask_patch: the side of a cell in pixels; the rest as in mimae."""
     grid, patch = network.geometry.grid, network.geometry.patch

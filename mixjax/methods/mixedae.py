@@ -150,7 +150,7 @@ def mixed(
     }
     inputs = {"encoder": encoder, "decoder": {"restore": restore}}
     if contrast:
-        inputs["projector"] = {"read": contrasted}
+        inputs["token_projector"] = {"read": contrasted}
     own = source[:, None] == jnp.arange(members)[None, :, None]  # [G, K, L]
     kept = own.reshape(g * members, -1).astype(jnp.float32)
     return Task(homologous.mix_images(images, source, patch), inputs, kept, source)
@@ -184,7 +184,7 @@ def apart(
     decoder = {"restore": lambda x, fill: tokens.unshuffle(x, fill, masking)}
     inputs = {"encoder": encoder, "decoder": decoder}
     if contrast:
-        inputs["projector"] = {"read": contrasted}
+        inputs["token_projector"] = {"read": contrasted}
     source = number.reshape(b // members, members * visible)
     return Task(images, inputs, masking.kept, source)
 
@@ -220,7 +220,6 @@ def make(
     homocon: bool,
     contrast: Mapping,
     norm_pix: bool,
-    total_steps: int,
 ) -> Method:
     """MixedAE with every switch that the paper ablates.
 
@@ -273,8 +272,10 @@ def make(
         index = jnp.repeat(batch["index"][:1], members)
         pictures, inputs, *_ = task(images, index, rng)
         params, stats = network.init(rng, pictures, **inputs)
-        if contrast and "projector" not in params:
-            raise UsageError("method.homocon=True needs a section model.projector.")
+        if contrast and "token_projector" not in params:
+            raise UsageError(
+                "method.homocon=True needs a section model.token_projector."
+            )
         return Variables(params, stats, teacher={}, memory={})
 
     def loss(params, state, batch, rng):

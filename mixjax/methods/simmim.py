@@ -57,9 +57,7 @@ def cell_of(network: Network, mask_patch: int) -> int:
     return mask_patch // patch
 
 
-def make(
-    network: Network, *, mask_ratio: float, mask_patch: int, total_steps: int
-) -> Method:
+def make(network: Network, *, mask_ratio: float, mask_patch: int) -> Method:
     """SimMIM; mask_patch: the side of a cell in pixels."""
     grid, patch = network.geometry.grid, network.geometry.patch
     cell = cell_of(network, mask_patch)

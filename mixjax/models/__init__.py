@@ -21,7 +21,7 @@ PARTS = {
     "decoder": decoders.TokenDecoder,
     "classifier": heads.Classifier,
     "pixel_head": heads.PixelHead,
-    "projector": projectors.TokenProjector,
+    "token_projector": projectors.TokenProjector,
     "variational": variational.Variational,
 }
 
@@ -35,7 +35,11 @@ def make(config: Mapping) -> Network:
     backbone = load(__name__, first["name"], "model.encoder.name").make
     encoder = call("model.encoder", backbone, first, dtype=dtype)
     geometry = Geometry(
-        tuple(encoder.image_size), encoder.channels, encoder.patch, encoder.grid
+        tuple(encoder.image_size),
+        encoder.channels,
+        encoder.patch,
+        encoder.grid,
+        encoder.any_size,
     )
     parts = {"encoder": encoder}
     for name, section in sections.items():
@@ -62,11 +66,13 @@ def assemble(parts: Mapping, geometry: Geometry) -> Network:
                 stats[name] = variables
         return params, stats
 
-    def apply(params, stats, images, *, train, rng=None, **inputs):
-        outputs, changed = {"images": images}, {}
+    def run(params, stats, outputs, names, *, train, rng=None, **inputs):
+        new_stats = dict(stats)
         for i, (name, part) in enumerate(parts.items()):
+            if name not in names:
+                continue
             rngs = {} if rng is None else {"dropout": jax.random.fold_in(rng, i)}
-            new, variables = part.apply(
+            new, changed = part.apply(
                 {"params": params[name], **stats.get(name, {})},
                 outputs,
                 train=train,
@@ -74,9 +80,13 @@ def assemble(parts: Mapping, geometry: Geometry) -> Network:
                 mutable=list(stats.get(name, {})) if train else [],
                 **inputs.get(name, {}),
             )
-            outputs |= new
-            changed[name] = variables
-        return outputs, {k: v for k, v in changed.items() if v} if train else stats
+            outputs = outputs | new
+            if changed:
+                new_stats[name] = changed
+        return outputs, new_stats
+
+    def apply(params, stats, images, **how):
+        return run(params, stats, {"images": images}, tuple(parts), **how)
 
     def encode(params, stats, images, **how):
         variables = {"params": params["encoder"], **stats.get("encoder", {})}
@@ -85,4 +95,4 @@ def assemble(parts: Mapping, geometry: Geometry) -> Network:
     def features(params, stats, images):
         return encode(params, stats, images)["features"]
 
-    return Network(init, apply, encode, features, geometry)
+    return Network(init, apply, run, tuple(parts), encode, features, geometry)

@@ -173,6 +173,8 @@ class Swin(nn.Module):
                 )
         windows.check(self.image_size, self.patch, len(self.depths), self.window)
 
+    any_size = False  # positions are those of image_size
+
     @property
     def grid(self) -> tuple[int, int]:
         return self.image_size[0] // self.patch, self.image_size[1] // self.patch

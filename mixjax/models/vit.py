@@ -186,6 +186,8 @@ class ViT(nn.Module):
         check_name("model.encoder.pool", self.pool, ["class", "mean", "mean_norm"])
         check_name("model.encoder.remat", self.remat, ["none", *REMAT])
 
+    any_size = False  # positions are those of image_size
+
     @property
     def grid(self) -> tuple[int, int]:
         return self.image_size[0] // self.patch, self.image_size[1] // self.patch

@@ -32,7 +32,7 @@ def setting():
             "precision": "float32",
             "encoder": encoder(ref),
             "decoder": decoder(ref),
-            "projector": {
+            "token_projector": {
                 "hidden": ref["hp/projector_hidden"],
                 "width": ref["hp/projector_dim"],
             },

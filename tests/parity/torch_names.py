@@ -10,6 +10,7 @@ def path_of(name: str) -> str:
     """ "blocks.0.attn.qkv.weight" -> "encoder/blocks_0/attn/qkv/kernel"."""
     if name.startswith(("projector.", "vnet.")):
         ours = {"vnet.": "variational.", "or.0": "or.fc1", "or.2": "or.fc2"}
+        ours["projector."] = "token_projector."
         for old, new in ours.items():
             name = name.replace(old, new)
         return name.replace("weight", "kernel").replace(".", "/")
