@@ -1,0 +1,61 @@
+"""Erasing instead of mixing: MixMask's masks, filled with nothing.
+
+Source: the comparison of Vishniakov et al., "MixMask", 2022, table 4. There is no code
+and the second image is not defined; here the two are complements of each other:
+M * x + (1 - M) * fill with lam, and (1 - M) * x + M * fill with 1 - lam. Both belong
+to x, so there is no partner and no reverse order. Call it erasing, not MSCN (Jing et
+al., 2022), which is more than this.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from mixjax import groups as sub
+from mixjax.errors import check_name
+from mixjax.mixtures import mixmask, pairs
+from mixjax.state import Mixed
+
+Array = jax.Array
+FILLS = ("zero", "noise")
+
+
+def make(
+    *,
+    grid: int,
+    kind: str,
+    ratio: float | tuple[float, float],
+    fill: str,
+    shared: bool,
+    groups: int,
+) -> Callable:
+    """(rng, images [B, H, W, C]) -> (Mixed, Mixed), complements of each other.
+
+    fill: "zero", the mean of normalised images, or "noise", N(0, 1) for every pixel and
+    never shared; grid, kind, ratio, shared, groups: as in mixmask.py. UsageErrors too.
+    """
+    draw_mask = mixmask.make_mask(grid=grid, kind=kind, ratio=ratio)
+    check_name("mixture.fill", fill, FILLS)
+    pairs.check_groups(groups)
+
+    def mixture(rng, images):
+        masking, filling = jax.random.split(rng)
+        draw = lambda key: draw_mask(key, *images.shape[1:3])
+        mask = pairs.each_group(masking, draw, groups, shared)
+        blank = jnp.zeros(())
+        if fill == "noise":
+            shape = pairs.split(images, groups).shape[1:]
+            noise = lambda key: jax.random.normal(key, shape)
+            blank = pairs.each_group(filling, noise, groups, shared=False)
+        return erase(images, mask, blank), erase(images, 1 - mask, blank)
+
+    return mixture
+
+
+def erase(images: Array, mask: Array, fill: Array) -> Mixed:
+    """images [B, H, W, C] by mask [G, H, W], the rest of fill [G, n, H, W, C] or []."""
+    own = pairs.split(images, len(mask))
+    erased = pairs.blend(own, mask, fill).astype(images.dtype)
+    lam = pairs.per_image(mask.mean(axis=(1, 2)), own)
+    return Mixed(sub.merge(erased), lam, mask[..., None], None)
