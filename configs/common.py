@@ -109,6 +109,14 @@ SWIN_SIZES = {  # width of the first stage, depths, heads
     "L": (192, (2, 2, 18, 2), (6, 12, 24, 48)),
 }
 
+RESNET_DEPTHS = {  # kind of block, blocks of the stages
+    18: ("basic", (2, 2, 2, 2)),
+    26: ("bottleneck", (2, 2, 2, 2)),  # what SwAV's CIFAR code calls resnet18
+    34: ("basic", (3, 4, 6, 3)),
+    50: ("bottleneck", (3, 4, 6, 3)),
+    101: ("bottleneck", (3, 4, 23, 3)),
+}
+
 
 def vit(size: str, image_size: tuple[int, int], patch: int) -> ConfigDict:
     """An encoder of one of the named sizes (Dosovitskiy et al., 2021, table 1)."""
@@ -149,6 +157,48 @@ def swin(size: str, image_size: tuple[int, int], window: int) -> ConfigDict:
     c.drop_path = 0.0
     c.mask_token = True
     c.remat = "none"
+    return c
+
+
+def resnet(depth: int, image_size: tuple[int, int], stem: str) -> ConfigDict:
+    """A residual network (He et al., 2016); stem: imagenet, cifar, small or swav."""
+    c = ConfigDict()
+    c.name = "resnet"
+    c.image_size, c.channels = image_size, 3
+    c.block, c.layers = RESNET_DEPTHS[depth]
+    c.widths = (64, 128, 256, 512)
+    c.stem, c.stem_width = stem, 64
+    # Code that swaps the stem of a finished network leaves the new one as torch has it.
+    c.stem_init = "torch_default" if stem in ("cifar", "small") else "kaiming"
+    c.zero_init = False
+    c.remat = "none"
+    return c
+
+
+def norm(groups: int) -> ConfigDict:
+    """Batch norms as torch's, each of `groups` parts of a batch by its own statistics.
+
+    1 for SyncBN or one GPU; else the paper's number of GPUs.
+    """
+    c = ConfigDict()
+    c.groups, c.interleaved = groups, False
+    c.momentum, c.eps, c.unbiased = 0.9, 1e-5, True
+    return c
+
+
+def projector(widths: tuple[int, ...], hidden_norm: bool, last_norm: str) -> ConfigDict:
+    """Linear layers with ReLU between, for `model.projector` and `model.predictor`."""
+    c = ConfigDict()
+    c.widths = widths
+    c.hidden_norm, c.hidden_bias = hidden_norm, True
+    c.last_bias, c.last_norm = True, last_norm
+    return c
+
+
+def prototypes(count: int) -> ConfigDict:
+    """SwAV's prototypes."""
+    c = ConfigDict()
+    c.count = count
     return c
 
 

@@ -1,7 +1,8 @@
 """Networks from configuration: a backbone and the parts on top of it.
 
-config.model holds `precision` and one section per part, in the order in which they
-run. The first is `encoder`; `encoder.name` is a file of this folder. Every part is a
+config.model holds `precision`, `norm` where parts have batch norms, and one section per
+part. The first to run is `encoder`, and `encoder.name` is a file of this folder; the
+others run in the order of PARTS, since a config has none of its own. Every part is a
 linen module called as part(outputs so far, train=..., **its inputs) -> more outputs,
 and none of linen leaves this folder: the rest of the project sees dicts of arrays.
 """
@@ -12,17 +13,20 @@ import jax
 import jax.numpy as jnp
 
 from mixjax.errors import check_name
-from mixjax.models import decoders, heads, projectors, variational
+from mixjax.models import decoders, heads, norms, projectors, variational
 from mixjax.registry import call, load
 from mixjax.state import Geometry, Network
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-PARTS = {
+PARTS = {  # in the order in which they run
     "decoder": decoders.TokenDecoder,
     "classifier": heads.Classifier,
     "pixel_head": heads.PixelHead,
     "token_projector": projectors.TokenProjector,
     "variational": variational.Variational,
+    "projector": projectors.Projector,
+    "predictor": projectors.Predictor,
+    "prototypes": projectors.Prototypes,
 }
 
 
@@ -30,10 +34,13 @@ def make(config: Mapping) -> Network:
     """Builds the network of config.model; UsageError names a field that is wrong."""
     check_name("model.precision", config["precision"], PRECISIONS)
     dtype = PRECISIONS[config["precision"]]
-    sections = {k: v for k, v in config.items() if k != "precision"}
+    sections = {k: v for k, v in config.items() if k not in ("precision", "norm")}
+    norm = norms.missing
+    if "norm" in config:
+        norm = call("model.norm", norms.make, config["norm"])
     first = sections.pop("encoder")
     backbone = load(__name__, first["name"], "model.encoder.name").make
-    encoder = call("model.encoder", backbone, first, dtype=dtype)
+    encoder = call("model.encoder", backbone, first, dtype=dtype, norm=norm)
     geometry = Geometry(
         tuple(encoder.image_size),
         encoder.channels,
@@ -42,12 +49,13 @@ def make(config: Mapping) -> Network:
         encoder.any_size,
     )
     parts = {"encoder": encoder}
-    for name, section in sections.items():
+    for name in sections:
         check_name("model part", name, PARTS)
-        extra = dict(dtype=dtype, grid=geometry.grid)
+    for name in [name for name in PARTS if name in sections]:
+        extra = dict(dtype=dtype, norm=norm, grid=geometry.grid)
         extra["out"] = geometry.patch**2 * geometry.channels
         extra |= dict(image_size=geometry.image_size, channels=geometry.channels)
-        parts[name] = call(f"model.{name}", PARTS[name], section, **extra)
+        parts[name] = call(f"model.{name}", PARTS[name], sections[name], **extra)
     return assemble(parts, geometry)
 
 

@@ -1,0 +1,173 @@
+"""Residual networks (He et al., 2016) as torchvision has them, with small stems too.
+
+Basic and bottleneck blocks in the form v1.5 (a bottleneck's stride sits on its 3x3
+convolution), torch's padding, Kaiming-normal kernels by fan-out. Parameters are
+float32; `dtype` is that of convolutions and of the residual stream, while the norms'
+statistics and the mean over the last map are float32.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mixjax.errors import UsageError, check_name
+from mixjax.models.initializers import torch_default
+
+Array = jax.Array
+KAIMING = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class Stem(NamedTuple):
+    """The first convolution, and whether a max-pool of side 3, stride 2 follows."""
+
+    side: int
+    stride: int
+    padding: int
+    pool: bool
+
+
+STEMS = {
+    "imagenet": Stem(7, 2, 3, True),
+    "cifar": Stem(3, 1, 1, False),
+    "small": Stem(3, 1, 1, True),  # STL-10 and Tiny-ImageNet at 64 pixels
+    "swav": Stem(3, 1, 2, False),  # SwAV on CIFAR pads by 1 before it pads by 1
+}
+STEM_INITS = ("kaiming", "torch_default")
+
+
+def conv(width: int, side: int, stride: int, dtype: jnp.dtype, name: str, **how):
+    """A convolution without bias; its padding keeps the size, but for the stride."""
+    how.setdefault("padding", side // 2)
+    how.setdefault("kernel_init", KAIMING)
+    square = (side, side), (stride, stride)
+    return nn.Conv(width, *square, use_bias=False, dtype=dtype, name=name, **how)
+
+
+def max_pool(x: Array) -> Array:
+    """[B, h, w, D] -> [B, ceil(h / 2), ceil(w / 2), D]; minus infinity at the rim."""
+    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+
+class Block(nn.Module):
+    """relu(x + branch(x)); [B, h, w, D] -> [B, h / stride, w / stride, D'].
+
+    The branch is two 3x3 convolutions (basic), or 1x1, 3x3 and 1x1 with four times the
+    width (bottleneck); x is projected where its shape is not the branch's.
+    """
+
+    kind: str
+    width: int
+    stride: int
+    zero_init: bool
+    norm: Callable
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """train is positional, as jax.checkpoint wants what is not an array."""
+
+        def norm(name, scale_init=nn.initializers.ones):
+            module = self.norm(affine=True, scale_init=scale_init, name=name)
+            return lambda y: module(y, train=train)
+
+        sides, strides, widths = [3, 3], [self.stride, 1], [self.width, self.width]
+        if self.kind == "bottleneck":
+            sides, strides = [1, 3, 1], [1, self.stride, 1]
+            widths = [self.width, self.width, 4 * self.width]
+        y, last = x, len(sides)
+        for i, how in enumerate(zip(widths, sides, strides, strict=True), start=1):
+            y = conv(*how, self.dtype, f"conv{i}")(y)
+            zero = self.zero_init and i == last
+            scale = nn.initializers.zeros if zero else nn.initializers.ones
+            y = norm(f"bn{i}", scale)(y)
+            y = nn.relu(y) if i < last else y
+        if x.shape != y.shape:
+            x = conv(widths[-1], 1, self.stride, self.dtype, "downsample_conv")(x)
+            x = norm("downsample_bn")(x)
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """Images [B, H, W, C] -> a map [B, h, w, D] and its mean, features [B, D]."""
+
+    image_size: tuple[int, int]
+    channels: int
+    block: str  # "basic" or "bottleneck"
+    layers: tuple[int, ...]  # blocks of each stage
+    widths: tuple[int, ...]  # of the stages' 3x3 convolutions
+    stem: str
+    stem_width: int
+    stem_init: str  # "torch_default" where a paper's code puts another stem in place
+    zero_init: bool  # blocks start as identities: the last scale of each is zero
+    remat: str  # "block": the backward pass computes the insides of blocks again
+    norm: Callable  # see norms.make
+    dtype: jnp.dtype
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_name("model.encoder.block", self.block, ["basic", "bottleneck"])
+        check_name("model.encoder.stem", self.stem, STEMS)
+        check_name("model.encoder.stem_init", self.stem_init, STEM_INITS)
+        check_name("model.encoder.remat", self.remat, ["none", "block"])
+        if len(self.layers) != len(self.widths):
+            raise UsageError(
+                f"model.encoder.layers={tuple(self.layers)} and "
+                f"model.encoder.widths={tuple(self.widths)} differ in length."
+            )
+
+    any_size = True
+
+    @property
+    def patch(self) -> int:
+        """Pixels from one place of the last map to the next."""
+        stem = STEMS[self.stem]
+        return stem.stride * (1 + stem.pool) * 2 ** (len(self.layers) - 1)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the last map."""
+        stem, halvings = STEMS[self.stem], len(self.layers) - 1
+        sides = []
+        for side in self.image_size:
+            side = (side + 2 * stem.padding - stem.side) // stem.stride + 1
+            for _ in range(halvings + stem.pool):
+                side = (side + 1) // 2
+            sides.append(side)
+        return tuple(sides)
+
+    def stem_layers(self, x: Array, train: bool) -> Array:
+        """[B, H, W, C] -> [B, h, w, D] before the first stage."""
+        side, stride, padding, pool = STEMS[self.stem]
+        init = KAIMING
+        if self.stem_init == "torch_default":
+            init = torch_default(side * side * self.channels)
+        how = {"padding": padding, "kernel_init": init}
+        x = conv(self.stem_width, side, stride, self.dtype, "conv1", **how)(x)
+        ones = nn.initializers.ones
+        x = self.norm(affine=True, scale_init=ones, name="bn1")(x, train=train)
+        return max_pool(nn.relu(x)) if pool else nn.relu(x)
+
+    @nn.compact
+    def __call__(self, inputs: dict, *, train: bool, stages: bool = False) -> dict:
+        """Encodes inputs["images"], of any size.
+
+        Returns map [B, h, w, D], features [B, D] and, if asked for `stages`, the maps
+        after every stage, all float32.
+        """
+        block = Block if self.remat == "none" else nn.remat(Block, static_argnums=(2,))
+        x, maps = self.stem_layers(inputs["images"], train), []
+        for i, count in enumerate(self.layers):
+            for j in range(count):
+                stride = 2 if i and not j else 1
+                how = self.block, self.widths[i], stride, self.zero_init
+                how += self.norm, self.dtype
+                x = block(*how, name=f"layer{i + 1}_{j}")(x, train)
+            maps.append(x.astype(jnp.float32))
+        found = {"map": maps[-1], "features": maps[-1].mean(axis=(1, 2))}
+        return found | ({"stages": tuple(maps)} if stages else {})
+
+
+make = ResNet
