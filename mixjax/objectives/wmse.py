@@ -1,0 +1,117 @@
+"""W-MSE: views agree after each is whitened, so that they cannot collapse.
+
+Source: Ermolov et al., 2021 (equations 3 to 6), and its code. In each repetition the
+batch is cut at random into sub-batches of `size`, the same for both sides of a
+comparison, and each is whitened by the inverse Cholesky factor of its covariance. Both
+sides get the gradient, through the factorization too; there are no running statistics.
+Everything is float32 in full precision.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from mixjax import groups
+from mixjax.errors import UsageError, check_name
+from mixjax.objectives.contrast import unit
+from mixjax.state import Objective
+
+Array = jax.Array
+LOSSES = ("distance", "mse")
+
+
+def make(*, size: int, iterations: int, eps: float, loss: str) -> Objective:
+    """size: of a sub-batch (w); iterations: how often it is drawn; eps: shrinkage.
+
+    loss: "distance", 2 - 2 cos (the paper's), or "mse", over unnormalised numbers.
+    """
+    if iterations < 1:
+        raise UsageError(f"objective.iterations={iterations} must be at least 1.")
+
+    def draw(rng, batch):
+        permutation = lambda key: jax.random.permutation(key, batch)
+        return jax.vmap(permutation)(jax.random.split(rng, iterations))
+
+    return build(draw, size=size, eps=eps, loss=loss)
+
+
+def build(orders: Callable, *, size: int, eps: float, loss: str) -> Objective:
+    """The objective, given orders(rng, B) -> permutations of the batch [R, B]."""
+    check_name("objective.loss", loss, LOSSES)
+
+    def init(rng, outputs):
+        check_size(size, *outputs["projection"].shape)
+        return {}
+
+    def embed(outputs, memory, rng, view=None):
+        x = outputs["projection"]
+        check_size(size, *x.shape)
+        y = whitened(x, orders(rng, len(x)), size, eps)  # [R, B, d]
+        return unit(y) if loss == "distance" else y
+
+    def compare(prediction, target, memory):
+        if loss == "mse":
+            return jnp.square(prediction - target).mean(axis=(0, 2))
+        return 2 - 2 * (prediction * target).sum(axis=2).mean(axis=0)
+
+    remember = lambda memory, targets: memory
+    return Objective(init, embed, embed, compare, remember)
+
+
+def check_size(size: int, batch: int, width: int) -> None:
+    """Raises UsageError unless sub-batches fill the batch and have full rank."""
+    if size > width and batch % size == 0:
+        return
+    fits = [n for n in range(width + 1, batch + 1) if batch % n == 0]
+    near = sorted(sorted(fits, key=lambda n: abs(n - size))[:3])
+    take = f"take {' or '.join(map(str, near))}" if fits else "take a larger batch"
+    raise UsageError(
+        f"objective.size={size} must divide the batch of {batch} and exceed the "
+        f"{width} numbers of an embedding; {take}."
+    )
+
+
+def whitened(x: Array, orders: Array, size: int, eps: float) -> Array:
+    """Embeddings [B, d], permutations [R, B] -> [R, B, d], in the batch's order."""
+
+    def once(order):
+        back = jnp.argsort(order)
+        parts = groups.split(permute(x, order, back), len(order) // size)
+        return permute(groups.merge(whiten(parts, eps)), back, order)
+
+    return jax.vmap(once)(orders)
+
+
+def whiten(x: Array, eps: float) -> Array:
+    """Sub-batches [S, w, d] -> mean 0 and covariance I in each, if eps is 0.
+
+    With the unbiased covariance, (1 - eps) cov + eps I = L L^T: rows times L^-T.
+    """
+    x = x.astype(jnp.float32)
+    x = x - x.mean(axis=1, keepdims=True)
+    covariance = jnp.einsum("swi,swj->sij", x, x, precision="highest")
+    covariance /= x.shape[1] - 1
+    covariance = (1 - eps) * covariance + eps * jnp.eye(x.shape[2])
+    factor = jnp.linalg.cholesky(covariance)  # [S, d, d]
+    return jax.lax.linalg.triangular_solve(
+        factor, x, left_side=False, lower=True, transpose_a=True
+    )
+
+
+@jax.custom_vjp
+def permute(x: Array, order: Array, inverse: Array) -> Array:
+    """x[order]; with the inverse the gradient is a gather too, where it would be a
+    scatter, slower and on a GPU not reproducible."""
+    return jnp.take(x, order, axis=0, mode="clip")
+
+
+def _permute_forward(x, order, inverse):
+    return jnp.take(x, order, axis=0, mode="clip"), inverse
+
+
+def _permute_backward(inverse, g):
+    return jnp.take(g, inverse, axis=0, mode="clip"), None, None
+
+
+permute.defvjp(_permute_forward, _permute_backward)
