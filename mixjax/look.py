@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mixjax import errors
-from mixjax.schedules import Clock
+from mixjax.state import Clock
 
 
 class Run(NamedTuple):

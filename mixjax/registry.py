@@ -21,6 +21,15 @@ def load(package: ModuleType | str, name: str, field: str) -> ModuleType:
     return importlib.import_module(f"{package.__name__}.{name}")
 
 
+def makers(package: ModuleType | str) -> dict[str, Callable]:
+    """{file: its `make`} for the files of a folder that have one."""
+    if isinstance(package, str):
+        package = importlib.import_module(package)
+    names = [m.name for m in pkgutil.iter_modules(package.__path__)]
+    files = {n: importlib.import_module(f"{package.__name__}.{n}") for n in names}
+    return {n: file.make for n, file in files.items() if hasattr(file, "make")}
+
+
 def take(section: str, fields: dict, *names: str) -> list:
     """Removes `names` from the fields of a config section and returns their values.
 

@@ -7,33 +7,18 @@ is one of two shapes after a linear warm-up; the fields say how its code counts 
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixjax.errors import check_name
+from mixjax.errors import UsageError, check_name
 from mixjax.registry import call, take
+from mixjax.state import Clock
 
 Array = jax.Array
 Schedule = Callable[[Array], Array]
 log = logging.getLogger("mixjax")
-
-
-class Clock(NamedTuple):
-    """How many steps a run has, and how long an epoch of its schedules is."""
-
-    total_steps: int
-    steps_per_epoch: float
-
-    @property
-    def epochs(self) -> float:
-        return self.total_steps / self.steps_per_epoch
-
-    def steps(self, epochs: float) -> int:
-        """The number of steps nearest to `epochs`, at least 1; 0 for 0."""
-        return max(1, round(epochs * self.steps_per_epoch)) if epochs else 0
 
 
 def epoch_of(step: Array, clock: Clock, *, per: str, first: int) -> Array:
@@ -140,6 +125,28 @@ def _after_warmup(clock, fall, peak, length, start, rule, per, first) -> Schedul
         return jnp.where(time < length - tick / 2, climb, fall(time, tick))
 
     return schedule
+
+
+def momentum(momentum: float, rule: str, per: str, clock: Clock) -> Schedule:
+    """A teacher's momentum after each step.
+
+    rule: "constant", or "cosine", from `momentum` at the start to 1 at the end of the
+    run (BYOL, section 3.2). per: see epoch_of; HTDT's code counts whole epochs from 0.
+    """
+    check_name("teacher.rule", rule, ["constant", "cosine"])
+    check_name("teacher.per", per, ["step", "epoch"])
+    if not 0 <= momentum <= 1:
+        raise UsageError(f"teacher.momentum={momentum} must lie in 0 .. 1.")
+    if rule == "constant":
+        return lambda step: momentum
+
+    def rise(step):
+        time = epoch_of(step, clock, per=per, first=0)
+        return 1.0 - cosine(
+            time, peak=1.0 - momentum, floor=0.0, start=0.0, end=clock.epochs
+        )
+
+    return rise
 
 
 SCHEDULES = {"cosine": warmup_cosine, "steps": warmup_steps}

@@ -49,6 +49,21 @@ class Aux(NamedTuple):
     metrics: dict[str, Array]  # scalars
 
 
+class Clock(NamedTuple):
+    """How many steps a run has, and how long an epoch of its schedules is."""
+
+    total_steps: int
+    steps_per_epoch: float
+
+    @property
+    def epochs(self) -> float:
+        return self.total_steps / self.steps_per_epoch
+
+    def steps(self, epochs: float) -> int:
+        """The number of steps nearest to `epochs`, at least 1; 0 for 0."""
+        return max(1, round(epochs * self.steps_per_epoch)) if epochs else 0
+
+
 class Geometry(NamedTuple):
     """How a network cuts an image into tokens."""
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from mixjax.errors import Preempted
 from mixjax.registry import call, load, take
-from mixjax.schedules import Clock
+from mixjax.state import Clock
 
 log = logging.getLogger("mixjax")
 

@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 
 from mixjax.registry import call, load
-from mixjax.schedules import Clock
-from mixjax.state import Method, Network
+from mixjax.state import Clock, Method, Network
 
 
 def make(config: Mapping, network: Network, *, clock: Clock) -> Method:

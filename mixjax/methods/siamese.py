@@ -1,0 +1,312 @@
+"""Siamese pre-training on image mixtures: any objective with any mixture.
+
+    x1, x2, ..    views of the same images
+    m             x1 mixed with its partners; lam_i the share of image i in m_i
+    L(a, b)       an objective's loss on two branches: MoCo, SimCLR, BYOL, SimSiam, ...
+    loss = L(x1, x2) + lam L(m, x2) + (1 - lam) L(reverse m, x2)
+
+Un-Mix (Shen et al., AAAI 2022, equations 1 to 3) and MixMask (Vishniakov et al., 2022,
+equations 2 to 5). `reverse` puts the features of m into the order in which the image
+that holds the other share stands at each place: the inverse of the permutation that
+chose the partners. It re-orders outputs, it does not encode again; that is the same
+as long as batch statistics do not depend on the order of the batch. Several mixtures
+add their pairs of terms (MixMask's MixMask*); erasing has two images instead of two
+orders (MixMask, table 4). With branches="both" (Un-Mix, equation 4) the mixtures of
+x1 and x2 are compared with each other and lam is not needed.
+
+What is a config field because code bases differ: which views predict which (`pairs`),
+whether directions are summed or averaged (`reduce`), what shares BatchNorm statistics
+(`join`), whether a mixture is also a target (`mixed_as`), which views a mixture is
+held against (`against`), how features are re-ordered (`reverse`).
+
+Departures: in symmetric MoCo the mixture is encoded once, not twice with the same
+result, so that the running statistics see it once; with more than two views only the
+first is mixed.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mixjax import branches as sides
+from mixjax import mixtures as image_mixtures
+from mixjax import objectives
+from mixjax.branches import Branch, Outputs, in_order, reordered
+from mixjax.errors import UsageError, check_name
+from mixjax.objectives.health import health
+from mixjax.registry import call
+from mixjax.schedules import momentum
+from mixjax.state import (
+    ALL,
+    Array,
+    Aux,
+    Clock,
+    Method,
+    Mixed,
+    Network,
+    Objective,
+    Variables,
+)
+
+PURPOSE = 1 << 30  # keeps the keys here apart from those of views
+Pairs = list[tuple[Branch, Branch]]  # (predicts, is the target)
+
+
+# --- the loss ------------------------------------------------------------------------
+
+
+def compared(
+    objective: Objective, online: Outputs, target: Outputs, pairs: Pairs, memory, rng
+) -> Array:
+    """The sum of an objective's comparisons over `pairs`, [B]; one key for them all."""
+    total = 0.0
+    for i, j in pairs:
+        wanted = objective.target(target[j], memory, rng, j.view)
+        found = objective.predict(online[i], memory, rng)
+        total += objective.compare(found, wanted, memory)  # [B]
+    return total
+
+
+def mixture_loss(
+    objective: Objective,
+    online: Outputs,
+    target: Outputs,
+    pairs: Pairs,
+    memory,
+    rng,
+    mixed: Mixed,
+    reverse: str,
+) -> Array:
+    """lam * compared + (1 - lam) * compared in reverse order, averaged over the batch.
+
+    reverse: "both" re-orders the mixture as what predicts and as what is predicted,
+    "target" only the latter (SwAV's mixtures as released).
+    """
+    rngs = jax.random.split(rng)
+    loss = mixed.lam * compared(objective, online, target, pairs, memory, rngs[0])
+    if mixed.partner is not None:
+        places = jnp.argsort(mixed.partner, axis=1)  # the inverse permutation
+        back = lambda outputs: {
+            b: reordered(x, places) if b.mixture else x for b, x in outputs.items()
+        }
+        online, target = back(online) if reverse == "both" else online, back(target)
+        other = compared(objective, online, target, pairs, memory, rngs[1])
+        loss += (1.0 - mixed.lam) * other
+    return loss.mean()
+
+
+def base_pairs(kind: str, branches: Sequence[Branch], targets: int) -> Pairs:
+    """Which branch predicts which, for an objective's loss on `branches`.
+
+    "forward": each two once, the earlier predicts the later; "all": every one
+    predicts each other one of the first `targets`.
+    """
+    order = range(len(branches))
+    if kind == "forward":
+        numbers = [(i, j) for i in order for j in order if i < j]
+    else:
+        numbers = [(i, j) for i in order for j in order if i != j and j < targets]
+    return [(branches[i], branches[j]) for i, j in numbers]
+
+
+# --- the method ----------------------------------------------------------------------
+
+
+class Pairing(NamedTuple):
+    """Which branches are compared with which; the fields of config.method."""
+
+    pairs: str
+    targets: int
+    reduce: str
+    branches: str
+    mixed_as: str
+    against: tuple[int, ...]
+
+    def clean(self, views: int) -> Pairs:
+        """Of the views as they are."""
+        return base_pairs(
+            self.pairs, [Branch(i, 0) for i in range(views)], self.targets
+        )
+
+    def mixed(self, k: int) -> Pairs:
+        """Of the k-th mixture."""
+        if self.branches == "one" and self.mixed_as == "online":
+            return [(Branch(0, k), Branch(j, 0)) for j in self.against]
+        other = Branch(1, k if self.branches == "both" else 0)
+        two = [Branch(0, k), other]
+        # A mixture is held against the second view as the first would be.
+        return base_pairs(self.pairs, two, 2)
+
+    def share(self, views: int) -> float:
+        """The weight of one comparison in a loss of so many views."""
+        if self.reduce == "sum":
+            return 1.0
+        names = [Branch(i, 0) for i in range(views)]
+        return 1.0 / len(base_pairs(self.pairs, names, self.targets))
+
+    def check(self) -> "Pairing":
+        """Itself; UsageError if a field is out of its range."""
+        check_name("method.pairs", self.pairs, ["forward", "all"])
+        check_name("method.reduce", self.reduce, ["sum", "mean"])
+        check_name("method.branches", self.branches, ["one", "both"])
+        check_name("method.mixed_as", self.mixed_as, ["both", "online"])
+        return self
+
+
+def make(
+    network: Network,
+    *,
+    objective: Mapping,
+    pairing: Mapping,
+    join: Mapping,
+    teacher: Mapping,
+    shuffle: bool,
+    mixtures: Mapping,
+    mixed_objective: Mapping,
+    reverse: str,
+    evaluate: str,
+    clock: Clock,
+) -> Method:
+    """A siamese method with any mixtures.
+
+    objective: a section for objectives.make; mixed_objective: its fields that are
+    otherwise in the terms of mixtures. pairing: see Pairing. join: {"encoder":
+    "none" or "all", "heads": "none", "call" or "all"}, the branches that go through
+    together and share batch statistics; "call" are those of one term. teacher: {} or
+    {"momentum", "rule", "per"} of the moving average that makes the targets; shuffle:
+    it sees the batch in random order. mixtures: a section for each, by any name.
+    reverse: see mixture_loss. evaluate: "features" or "projection", what evaluators
+    read.
+    """
+    pairing = call("method.pairing", Pairing, pairing).check()
+    check_name("method.join.encoder", join["encoder"], ["none", "all"])
+    check_name("method.join.heads", join["heads"], ["none", "call", "all"])
+    check_name("method.reverse", reverse, ["both", "target"])
+    check_name("method.evaluate", evaluate, ["features", "projection"])
+    plain = objectives.make(objective, clock=clock)
+    special = objectives.make({**objective, **mixed_objective}, clock=clock)
+    mix = image_mixtures.make(mixtures)
+    heads = [part for part in network.parts if part != "encoder"]
+    tau = call("method.teacher", momentum, teacher, clock=clock) if teacher else None
+
+    def init(rng, batch):
+        views = batch["views"]
+        if len(views) < 2:
+            raise UsageError("data.views: a siamese method needs at least two.")
+        params, stats = network.init(rng, views[0])
+        look = lambda p, s, x: network.apply(p, s, x, train=False)[0]
+        outputs = jax.eval_shape(look, params, stats, views[0])
+        if evaluate not in outputs:
+            raise UsageError("method.evaluate='projection' needs model.projector.")
+        memory = plain.init(jax.random.fold_in(rng, PURPOSE), outputs)
+        copy = sides.new_teacher(params, stats) if tau else {}
+        return Variables(params, stats, copy, memory)
+
+    def blend(views, rng) -> tuple[dict[str, Mixed], dict[Branch, Array]]:
+        """The mixtures of a batch by name, and the images of all branches."""
+        images = {Branch(i, 0): x for i, x in enumerate(views)}
+        found = {}
+        for number, (name, mixture) in enumerate(mix.items()):
+            key = jax.random.fold_in(rng, number)
+            # The same key for both views, so the same places and partners.
+            first = mixture(key, views[0])
+            second = mixture(key, views[1]) if pairing.branches == "both" else ()
+            for i, mixed in enumerate(first):
+                found[f"{name}_{i + 1}" if len(first) > 1 else name] = mixed
+                images[Branch(0, len(found))] = mixed.images
+                if second:
+                    images[Branch(1, len(found))] = second[i].images
+        return found, images
+
+    def see(params, state, images, calls: list[Pairs], rng):
+        """For each call the outputs that predict and of the targets; stats, carry."""
+        predict = {i for pairs in calls for i, _ in pairs}
+        wanted = in_order(j for pairs in calls for _, j in pairs)
+        # A view is followed by its mixtures; the last one shows most in running
+        # statistics.
+        used = sorted(predict if tau else predict | set(wanted))
+        inputs = {b: {"images": images[b]} for b in used}
+        together = join["encoder"] == "all"
+        found, stats = sides.forward(
+            network, params, state.stats, inputs, ["encoder"], together=together
+        )
+        online, together = [], join["heads"] != "none"
+        for members in heads_of(calls, used):
+            inputs = {b: {"features": found[b]["features"]} for b in members}
+            out, stats = sides.forward(
+                network, params, stats, inputs, heads, together=together
+            )
+            online.append(out)
+        online = online if len(online) == len(calls) else online * len(calls)
+        if not tau:
+            return online, online, stats, {}
+        seen = {b: images[b] for b in wanted}
+        target, new = sides.teach(network, state.teacher, seen, shuffle, rng)
+        return online, [target] * len(calls), stats, {"stats": new}
+
+    def heads_of(calls: list[Pairs], used: list[Branch]) -> list[list[Branch]]:
+        """Which branches go through the heads in one call."""
+        if join["heads"] != "call":
+            return [used]
+        return [in_order(b for pair in pairs for b in pair) for pairs in calls]
+
+    def loss(params, state, batch, rng):
+        views, memory = batch["views"], state.memory
+        keys = jax.random.split(jax.random.fold_in(rng, PURPOSE), 3)
+        mixtures, images = blend(views, keys[0])
+        calls = [pairing.clean(len(views))]
+        calls += [pairing.mixed(k + 1) for k in range(len(mixtures))]
+        online, target, stats, carry = see(params, state, images, calls, keys[1])
+        terms = list(zip(online, target, calls, strict=True))
+
+        def term(objective, number, function, *how):
+            key = jax.random.fold_in(keys[2], number)
+            return function(objective, *terms[number], memory, key, *how)
+
+        total = term(plain, 0, compared).mean() * pairing.share(len(views))
+        metrics = {"loss_clean": total}
+        for k, (name, mixed) in enumerate(mixtures.items(), start=1):
+            if pairing.branches == "both" and mixed.partner is not None:
+                value = term(special, k, compared).mean()
+            else:
+                value = term(special, k, mixture_loss, mixed, reverse)
+            value *= pairing.share(2)
+            metrics |= {f"loss_{name}": value, f"lam_{name}": mixed.lam.mean()}
+            total += value
+        clean = sorted({j for _, j in calls[0]})
+        carry["memory"] = plain.remember(memory, [target[0][j] for j in clean])
+        metrics |= health(online[0][Branch(0, 0)]["projection"])
+        if tau:
+            metrics["teacher_distance"] = sides.distance(state.teacher, params)
+        return total, Aux(stats, jax.lax.stop_gradient(carry), metrics)
+
+    def update(state, carry):
+        state = state.replace(memory=carry["memory"])
+        if not tau:
+            return state
+        follow = tau(state.step - 1)  # the step that has just been made
+        new = sides.follow(state.teacher, state.params, carry["stats"], follow)
+        return state.replace(teacher=new)
+
+    def features(state, images):
+        parts = ["encoder"] if evaluate == "features" else ["encoder", "projector"]
+        outputs, _ = network.run(
+            state.params, state.stats, {"images": images}, parts, train=False
+        )
+        return outputs[evaluate].astype(jnp.float32)
+
+    def show(state, batch, rng):
+        mixtures, images = blend(batch["views"] * 2, rng)
+        panels = {"input": images[Branch(0, 0)]}
+        return panels | {name: mixed.images for name, mixed in mixtures.items()}
+
+    return Method(
+        init=init,
+        loss=loss,
+        update=update,
+        features=features,
+        show=show,
+        together=ALL,
+    )
