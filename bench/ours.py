@@ -22,7 +22,7 @@ def prepare(config, batch: int):
     inputs = {"views": (images,), "index": jnp.arange(batch)}
     example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs)
     variables = jax.eval_shape(method.init, jax.random.key(0), example)
-    optimizer = optim.make(config.optim, schedule, variables.params)
+    optimizer = optim.make(config.optim, schedule, variables.params, clock=clock)
     init = train.make_init(method, optimizer, example)
     state = jax.jit(init)(jax.random.key(0))
     plain = ml_collections.ConfigDict({"accumulate": 1, "seed": 0})

@@ -223,7 +223,9 @@ def adamw(b2: float, weight_decay: float) -> ConfigDict:
     c.weight_decay = weight_decay
     c.decay_vectors = False
     c.decay_exempt = ()
-    c.lr_rules = ()
+    c.lr_rules = ()  # (regex of a path, multiplier)
+    c.freeze_rules = ()  # (regex, epochs without a step at the start)
+    c.unit_rules = ()  # regexes of kernels whose columns keep length 1
     c.clip_norm = 0.0  # of all gradients together; 0: as long as they are
     return c
 

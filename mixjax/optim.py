@@ -8,6 +8,7 @@ parameters, as (regex, value) pairs, give groups their own rate or decay.
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ import optax
 from mixjax.errors import UsageError, check_name, check_regex
 from mixjax.meshes import path_name
 from mixjax.registry import call, take
+from mixjax.state import Clock
 
 Array = jax.Array
 Schedule = Callable[[Array], Array]
@@ -74,19 +76,66 @@ def layer_scales(params, decay: float, depths: int | Sequence[int]):
 # --- optimizers ------------------------------------------------------------------
 
 
-def scale_by_tree(scales) -> optax.GradientTransformation:
-    """Multiplies each update by its own constant; 1 leaves it untouched.
+class Count(NamedTuple):
+    """The state of what only counts steps."""
 
-    0 freezes, whatever the gradient is: x + -0.0 is x for every x, -0.0 too.
+    count: Array  # [] int32
+
+
+def start_count(params) -> Count:
+    return Count(jnp.zeros((), jnp.int32))
+
+
+def scale_by_rates(schedule: Schedule, rules) -> optax.GradientTransformation:
+    """-rate times each update; rules: a tree of what multiplies `schedule`.
+
+    "peak" instead of a number is the peak of the schedule, whatever the step. 0
+    freezes, whatever the gradient is: x + -0.0 is x for every x, -0.0 too.
     """
 
-    def one(u, scale):
-        if scale == 1:
-            return u
-        return u * scale if scale else jnp.full_like(u, -0.0)
+    def update(updates, state, params=None):
+        rate = schedule(state.count)
+
+        def one(u, rule):
+            if rule == 0:
+                return jnp.full_like(u, -0.0)
+            now = (
+                schedule.peak if rule == "peak" else rate * rule if rule != 1 else rate
+            )
+            return u * jnp.asarray(-now, u.dtype)
+
+        return jax.tree.map(one, updates, rules), Count(state.count + 1)
+
+    return optax.GradientTransformation(start_count, update)
+
+
+def hold(steps) -> optax.GradientTransformation:
+    """Zeroes each update during its first `steps`, a tree of numbers; 0: never."""
 
     def update(updates, state, params=None):
-        return jax.tree.map(one, updates, scales), state
+        def one(u, n):
+            return jnp.where(state.count < n, jnp.full_like(u, -0.0), u) if n else u
+
+        return jax.tree.map(one, updates, steps), Count(state.count + 1)
+
+    return optax.GradientTransformation(start_count, update)
+
+
+def keep_unit(chosen) -> optax.GradientTransformation:
+    """Ends each step with columns of length 1 where the tree `chosen` says so.
+
+    Kernels [D, K] only. SwAV does so before each step, which is the same.
+    """
+
+    def update(updates, state, params):
+        def one(u, p, is_chosen):
+            if not is_chosen:
+                return u
+            new = p + u
+            norm = jnp.linalg.norm(new, axis=0, keepdims=True)
+            return new / jnp.maximum(norm, 1e-12) - p
+
+        return jax.tree.map(one, updates, params, chosen), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
@@ -149,34 +198,31 @@ def scale_by_larc(trust_coefficient: float, weight_decay: float, eps: float):
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def adamw(lr, mask, *, b1: float, b2: float, eps: float, weight_decay: float):
-    """Decoupled decay, multiplied by the scheduled rate (torch's AdamW)."""
+def adamw(mask, *, b1: float, b2: float, eps: float, weight_decay: float):
+    """Decoupled decay, multiplied by the rate that follows (torch's AdamW)."""
     return optax.chain(
         scale_by_adam(b1, b2, eps),
         optax.add_decayed_weights(weight_decay, mask),
-        optax.scale_by_learning_rate(lr),
     )
 
 
-def adam(lr, mask, *, b1: float, b2: float, eps: float, weight_decay: float):
+def adam(mask, *, b1: float, b2: float, eps: float, weight_decay: float):
     """Decay added to the gradient before the moments (torch's Adam)."""
     return optax.chain(
         optax.add_decayed_weights(weight_decay, mask),
         scale_by_adam(b1, b2, eps),
-        optax.scale_by_learning_rate(lr),
     )
 
 
-def sgd(lr, mask, *, momentum: float, weight_decay: float):
+def sgd(mask, *, momentum: float, weight_decay: float):
     """v <- momentum v + (g + wd p); p <- p - lr v (torch's SGD)."""
     return optax.chain(
         optax.add_decayed_weights(weight_decay, mask),
         optax.trace(momentum),
-        optax.scale_by_learning_rate(lr),
     )
 
 
-def lars(lr, mask, *, momentum: float, weight_decay: float, trust_coefficient: float):
+def lars(mask, *, momentum: float, weight_decay: float, trust_coefficient: float):
     """MAE's LARS: decay and trust ratio where `mask` says, momentum before the rate.
 
     optax.lars multiplies by the rate before the momentum; with a schedule that is
@@ -187,47 +233,67 @@ def lars(lr, mask, *, momentum: float, weight_decay: float, trust_coefficient: f
         optax.add_decayed_weights(weight_decay, mask),
         optax.masked(trust, mask),
         optax.trace(momentum),
-        optax.scale_by_learning_rate(lr),
     )
 
 
-def larc(
-    lr, mask, *, momentum: float, weight_decay: float, trust_coefficient: float, eps
-):
+def larc(mask, *, momentum: float, weight_decay: float, trust_coefficient: float, eps):
     """SwAV's LARC around SGD; it takes every tensor, whatever `mask` says."""
     return optax.chain(
         scale_by_larc(trust_coefficient, weight_decay, eps),
         optax.trace(momentum),
-        optax.scale_by_learning_rate(lr),
     )
 
 
 OPTIMIZERS = {"adamw": adamw, "adam": adam, "sgd": sgd, "lars": lars, "larc": larc}
 
 
-def make(config: Mapping, schedule: Schedule, params) -> optax.GradientTransformation:
+def make(
+    config: Mapping, schedule: Schedule, params, *, clock: Clock
+) -> optax.GradientTransformation:
     """The optimizer of config.optim for `params` (arrays or shapes).
 
-    decay_vectors, decay_exempt: see decay_mask. lr_rules: (regex, multiplier) pairs on
-    parameter paths, the first match counts; 0 freezes bit for bit. clip_norm: see
-    clip_by_norm, before everything else; 0 is off.
+    decay_vectors, decay_exempt: see decay_mask. Rules are (regex, value) pairs on
+    parameter paths, the first match counts. lr_rules: multipliers of the rate; 0
+    freezes bit for bit, "peak" keeps the rate at its peak. freeze_rules: epochs
+    without a step at the start. unit_rules: regexes of kernels whose columns keep
+    length 1. clip_norm: see clip_by_norm, before everything else; 0 is off.
     """
     fields = dict(config)
-    names = "name", "decay_vectors", "decay_exempt", "lr_rules", "clip_norm"
-    name, vectors, exempt, lr_rules, clip_norm = take("optim", fields, *names)
+    names = "name", "decay_vectors", "decay_exempt", "lr_rules"
+    name, vectors, exempt, lr_rules = take("optim", fields, *names)
+    freeze, unit, clip = take(
+        "optim", fields, "freeze_rules", "unit_rules", "clip_norm"
+    )
     check_name("optim.name", name, OPTIMIZERS)
-    if clip_norm < 0:
-        raise UsageError(f"optim.clip_norm={clip_norm} is negative; 0 clips nothing.")
-    for regex in (*exempt, *(regex for regex, _ in lr_rules)):
+    if clip < 0:
+        raise UsageError(f"optim.clip_norm={clip} is negative; 0 clips nothing.")
+    check_rules(
+        (*exempt, *unit, *(r for r, _ in lr_rules), *(r for r, _ in freeze)), params
+    )
+
+    def by_path(rules, default):
+        value = lambda path, _: first_match(path_name(path), rules, default)
+        return jax.tree_util.tree_map_with_path(value, params)
+
+    for regex, value in lr_rules:
+        if isinstance(value, str):
+            check_name(f"optim.lr_rules {regex!r}", value, ["peak"])
+    mask = decay_mask(params, vectors, exempt)
+    rates = by_path(lr_rules, 1.0)
+    held = by_path([(regex, clock.steps(epochs)) for regex, epochs in freeze], 0)
+    chain = [hold(held)] if freeze else []
+    chain += [clip_by_norm(clip, rates)] if clip else []
+    chain += [call("optim", OPTIMIZERS[name], fields, mask=mask)]
+    chain += [scale_by_rates(schedule, rates)]
+    chain += [hold(held)] if freeze else []
+    chain += [keep_unit(by_path([(r, True) for r in unit], False))] if unit else []
+    return optax.chain(*chain)
+
+
+def check_rules(regexes: Sequence[str], params) -> None:
+    """UsageError for a regex that is none or matches no parameter."""
+    names = [path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
+    for regex in regexes:
         check_regex("optim", regex)
-        names = [path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
         if not any(re.search(regex, n) for n in names):
             raise UsageError(f"optim: the rule {regex!r} matches no parameter.")
-    mask = decay_mask(params, vectors, exempt)
-    tx = call("optim", OPTIMIZERS[name], fields, lr=schedule, mask=mask)
-    scales = jax.tree_util.tree_map_with_path(
-        lambda path, _: first_match(path_name(path), lr_rules, 1.0), params
-    )
-    first = [clip_by_norm(clip_norm, scales)] if clip_norm else []
-    last = [scale_by_tree(scales)] if lr_rules else []
-    return optax.chain(*first, tx, *last) if first or last else tx

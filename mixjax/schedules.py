@@ -4,6 +4,7 @@ What a recipe counts in epochs is turned into steps by a `Clock`. Each paper's s
 is one of two shapes after a linear warm-up; the fields say how its code counts time.
 """
 
+import dataclasses
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,17 @@ from mixjax.state import Clock
 Array = jax.Array
 Schedule = Callable[[Array], Array]
 log = logging.getLogger("mixjax")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """A learning rate: a function of the step that knows its peak."""
+
+    at: Schedule
+    peak: float
+
+    def __call__(self, step: Array) -> Array:
+        return self.at(step)
 
 
 def epoch_of(step: Array, clock: Clock, *, per: str, first: int) -> Array:
@@ -152,7 +164,7 @@ def momentum(momentum: float, rule: str, per: str, clock: Clock) -> Schedule:
 SCHEDULES = {"cosine": warmup_cosine, "steps": warmup_steps}
 
 
-def make(config: Mapping, *, batch: int, clock: Clock) -> Schedule:
+def make(config: Mapping, *, batch: int, clock: Clock) -> Rate:
     """The learning-rate schedule of config.schedule; prints what it comes to.
 
     `base` and the other rates are multiplied by batch / 256, batch / 512 or 1, as
@@ -182,4 +194,4 @@ def make(config: Mapping, *, batch: int, clock: Clock) -> Schedule:
     )
     if warm >= clock.total_steps:
         log.warning("schedule.warmup_epochs: the run ends before the warm-up does")
-    return schedule
+    return Rate(schedule, base * scale)

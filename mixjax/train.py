@@ -269,7 +269,7 @@ def train(config, workdir: Workdir, stop: Interrupt) -> None:
     key = jax.random.key(config.seed)
     variables = jax.eval_shape(method.init, key, example)
     plan = make_plan(config, mesh, clock, sets, variables, example)
-    optimizer = optim.make(config.optim, schedule, variables.params)
+    optimizer = optim.make(config.optim, schedule, variables.params, clock=clock)
     init = make_init(method, optimizer, example)
     layout = meshes.lay_out(mesh, jax.eval_shape(init, key), config.mesh.rules)
     workdir.record(meshes.describe(mesh), variables.params)

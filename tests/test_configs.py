@@ -36,7 +36,7 @@ def test_recipe_builds(name):
     schedule = schedules.make(config.schedule, batch=config.batch, clock=clock)
     batch = shapes_of_a_batch(config, network.geometry)
     variables = jax.eval_shape(method.init, jax.random.key(0), batch)
-    optimizer = optim.make(config.optim, schedule, variables.params)
+    optimizer = optim.make(config.optim, schedule, variables.params, clock=clock)
     jax.eval_shape(optimizer.init, variables.params)
     assert float(schedule(500)) > 0
 

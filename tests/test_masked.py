@@ -12,6 +12,7 @@ from mixjax.schedules import Clock
 from mixjax.state import ALL
 from tests import tiny
 
+CLOCK = Clock(100, 100)
 VARIANTS = [(name, "") for name in tiny.METHODS] + [
     ("mixedae", "attend=global"),
     ("mixedae", "attend=masked_sa,segment=0,homocon=0"),
@@ -30,13 +31,13 @@ def built(name, variants):
     """(config, method, batch of pictures, state) of a tiny run."""
     config = tiny.masked(name, variants)
     network = models.make(config.model)
-    method = methods.make(config.method, network, clock=Clock(100, 100))
+    method = methods.make(config.method, network, clock=CLOCK)
     geometry = network.geometry
     shape = (16, *geometry.image_size, geometry.channels)
     images = jax.random.normal(jax.random.key(1), shape)
     batch = {"views": (images,), "index": jnp.arange(16)}
     params = jax.eval_shape(method.init, jax.random.key(0), batch).params
-    optimizer = optim.make(config.optim, lambda step: 0.0, params)
+    optimizer = optim.make(config.optim, lambda step: 0.0, params, clock=CLOCK)
     state = jax.jit(train.make_init(method, optimizer, batch))(jax.random.key(0))
     return config, method, batch, state
 
@@ -53,7 +54,7 @@ def test_it_learns_and_compiles_once(name, variants):
     config, method, batch, state = built(name, variants)
     rate = lambda step: jnp.float32(2e-3)
     same = lambda batch, resident, rng: batch
-    optimizer = optim.make(config.optim, rate, state.params)
+    optimizer = optim.make(config.optim, rate, state.params, clock=CLOCK)
     step = train.make_step(method, optimizer, rate, same, config)
     traced = []
 

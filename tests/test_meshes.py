@@ -144,7 +144,7 @@ def compiled(fsdp, config):
     example = {"views": (shape((1, 16, 16, 1), jnp.float32),)}
     example["index"] = shape((1,), jnp.int32)
     params = jax.eval_shape(method.init, key, example).params
-    optimizer = optim.make(config.optim, schedule, params)
+    optimizer = optim.make(config.optim, schedule, params, clock=Clock(9, 9))
     init = train.make_init(method, optimizer, example)
     layout = meshes.lay_out(mesh, jax.eval_shape(init, key), config.mesh.rules)
     views = [parse(text, "views") for text in config.data.views]

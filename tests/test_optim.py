@@ -8,16 +8,20 @@ import pytest
 
 from mixjax import models, optim
 from mixjax.errors import UsageError
+from mixjax.schedules import Rate
+from mixjax.state import Clock
 
 PART = {"width": 8, "depth": 2, "heads": 2, "mlp_ratio": 2.0}
 PART |= {"remat": "none", "scan": False}
 ENCODER = {"name": "vit", "image_size": (8, 8), "channels": 1, "patch": 4}
 ENCODER |= {"position": "learned", "pool": "class"}
+CLOCK = Clock(100, 2)
 ADAMW = {"name": "adamw", "b1": 0.9, "b2": 0.95, "eps": 1e-8, "weight_decay": 0.05}
-ADAMW |= {"decay_vectors": False, "decay_exempt": (), "lr_rules": ()}
+RULES = {"lr_rules": (), "freeze_rules": (), "unit_rules": ()}
+ADAMW |= {"decay_vectors": False, "decay_exempt": (), **RULES}
 ADAMW |= {"clip_norm": 0.0}
 SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.1}
-SGD |= {"decay_vectors": True, "decay_exempt": (), "lr_rules": ()}
+SGD |= {"decay_vectors": True, "decay_exempt": (), **RULES}
 SGD |= {"clip_norm": 0.0}
 
 
@@ -72,7 +76,7 @@ def test_layers_of_our_network(shapes):
 
 def run(config, params, grads, rates):
     """The parameters after a step for every rate, always with the same gradients."""
-    tx = optim.make(config, lambda step: jnp.asarray(rates)[step], params)
+    tx = optim.make(config, lambda step: jnp.asarray(rates)[step], params, clock=CLOCK)
 
     def one(carry, _):
         params, state = carry
@@ -135,14 +139,14 @@ def test_the_first_rule_that_matches_counts(small):
 )
 def test_make_names_what_is_wrong(small, change, message):
     with pytest.raises(UsageError, match=message):
-        optim.make(ADAMW | change, lambda step: 0.1, small[0])
+        optim.make(ADAMW | change, lambda step: 0.1, small[0], clock=CLOCK)
 
 
 @pytest.mark.parametrize("field", ADAMW)
 def test_make_names_what_is_missing(small, field):
     fields = {k: v for k, v in ADAMW.items() if k != field}
     with pytest.raises(UsageError, match=rf"optim\.{field} is missing"):
-        optim.make(fields, lambda step: 0.1, small[0])
+        optim.make(fields, lambda step: 0.1, small[0], clock=CLOCK)
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
@@ -212,10 +216,54 @@ def test_lars_takes_the_rate_after_the_momentum(small):
     params, grads = small
     config = {"name": "lars", "momentum": 0.9, "weight_decay": 0.1}
     config |= {"trust_coefficient": 0.01, "decay_vectors": False}
-    config |= {"decay_exempt": (), "lr_rules": (), "clip_norm": 0.0}
+    config |= {"decay_exempt": (), "clip_norm": 0.0, **RULES}
     rates = [1.0, 0.1, 5.0, 0.0, 2.0]
     after = named(run(config, params, grads, rates))
     how = {"momentum": 0.9, "decay": 0.1, "trust": 0.01}
     for name, p in named(params).items():
         want = lars(p, named(grads)[name], rates, **how)
         np.testing.assert_allclose(after[name], want, rtol=1e-5, err_msg=name)
+
+
+def test_a_rate_kept_at_its_peak(small):
+    """SimSiam's predictor: the schedule falls, but not for it."""
+    params, grads = small
+    fall = Rate(lambda step: 0.1 / (step + 1), 0.1)
+    config = SGD | {"lr_rules": (("^prototypes/", "peak"),)}
+    updates, after = params, []
+    for chosen in (config, SGD):
+        tx = optim.make(chosen, fall, params, clock=CLOCK)
+        state = tx.init(params)
+        for _ in range(3):
+            updates, state = tx.update(grads, state, params)
+        after.append(updates)
+    chex.assert_trees_all_equal(after[0]["encoder"], after[1]["encoder"])
+    third = jax.tree.map(lambda u: 3 * u, after[1]["prototypes"])
+    chex.assert_trees_all_close(after[0]["prototypes"], third, rtol=1e-6)
+    with pytest.raises(UsageError, match="'peek' .*'peak'"):
+        optim.make(SGD | {"lr_rules": (("^prot", "peek"),)}, fall, params, clock=CLOCK)
+
+
+def test_frozen_for_so_many_epochs(small):
+    """Two epochs of two steps: nothing moves, and no momentum is left from then."""
+    params, grads = small
+    config = SGD | {"freeze_rules": (("^prototypes/", 2.0),)}
+    still = run(config, params, grads, [0.1] * 4)
+    chex.assert_trees_all_equal(still["prototypes"], params["prototypes"])
+    moved = run(config, params, grads, [0.1] * 5)
+    once = run(SGD | {"weight_decay": 0.0}, params, grads, [0.1])
+    plain = run(config | {"weight_decay": 0.0}, params, grads, [0.1] * 5)
+    chex.assert_trees_all_close(plain["prototypes"], once["prototypes"], rtol=1e-6)
+    assert (moved["encoder"]["kernel"] != still["encoder"]["kernel"]).all()
+
+
+def test_columns_keep_length_one(small):
+    params, grads = small
+    config = SGD | {"unit_rules": ("^prototypes/kernel",)}
+    free = run(SGD, params, grads, [0.1])["prototypes"]["kernel"]
+    found = run(config, params, grads, [0.1])
+    want = free / jnp.linalg.norm(free, axis=0)
+    np.testing.assert_allclose(found["prototypes"]["kernel"], want, atol=1e-6)
+    chex.assert_trees_all_equal(
+        found["encoder"], run(SGD, params, grads, [0.1])["encoder"]
+    )

@@ -17,7 +17,7 @@ from jax.nn import logsumexp
 
 from mixjax.errors import UsageError
 from mixjax.objectives.contrast import products
-from mixjax.schedules import Clock
+from mixjax.state import Clock
 from mixjax.state import Objective
 
 Array = jax.Array

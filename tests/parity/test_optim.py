@@ -140,7 +140,9 @@ def test_momenta(reference):
 
 def run_steps(config, rates, params, grads):
     """Every state of `config`'s optimizer under given gradients, under jit."""
-    tx = optim.make(config, lambda step: jnp.asarray(rates)[step], params)
+    tx = optim.make(
+        config, lambda step: jnp.asarray(rates)[step], params, clock=Clock(9, 9)
+    )
     state = tx.init(params)
 
     @jax.jit
@@ -162,6 +164,7 @@ def found(state, field):
 
 
 RULES = {"decay_exempt": (), "lr_rules": (), "clip_norm": 0.0}
+RULES |= {"freeze_rules": (), "unit_rules": ()}
 
 
 def test_lars(reference):
