@@ -5,8 +5,13 @@ batch is cut at random into sub-batches of `size`, the same for both sides of a
 comparison, and each is whitened by the inverse Cholesky factor of its covariance. Both
 sides get the gradient, through the factorization too; there are no running statistics.
 Everything is float32 in full precision.
+
+Departure: the whitening is done twice over. In exact numbers the second changes
+nothing; in float32 a covariance of condition 5000 costs the loss a relative 1e-4 the
+first time and 4e-7 the second, its gradient 7e-4 and 6e-6.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -39,6 +44,8 @@ def make(*, size: int, iterations: int, eps: float, loss: str) -> Objective:
 def build(orders: Callable, *, size: int, eps: float, loss: str) -> Objective:
     """The objective, given orders(rng, B) -> permutations of the batch [R, B]."""
     check_name("objective.loss", loss, LOSSES)
+    if not 0 <= eps < 1:
+        raise UsageError(f"objective.eps={eps} must be at least 0 and below 1.")
 
     def init(rng, outputs):
         check_size(size, *outputs["projection"].shape)
@@ -90,13 +97,18 @@ def whiten(x: Array, eps: float) -> Array:
     """
     x = x.astype(jnp.float32)
     x = x - x.mean(axis=1, keepdims=True)
-    covariance = jnp.einsum("swi,swj->sij", x, x, precision="highest")
-    covariance /= x.shape[1] - 1
-    covariance = (1 - eps) * covariance + eps * jnp.eye(x.shape[2])
-    factor = jnp.linalg.cholesky(covariance)  # [S, d, d]
-    return jax.lax.linalg.triangular_solve(
-        factor, x, left_side=False, lower=True, transpose_a=True
-    )
+    _, w, d = x.shape
+    scale = math.sqrt((1 - eps) / (w - 1))
+    # The covariance with its shrinkage is rows^T rows, of these w + d rows.
+    shrinkage = jnp.broadcast_to(math.sqrt(eps) * jnp.eye(d), (len(x), d, d))
+    rows = jnp.concatenate([scale * x, shrinkage], axis=1)
+    for _ in range(2):  # the second takes away what rounding left of the covariance
+        square = jnp.einsum("swi,swj->sij", rows, rows, precision="highest")
+        factor = jnp.linalg.cholesky(square)  # [S, d, d]
+        rows = jax.lax.linalg.triangular_solve(
+            factor, rows, left_side=False, lower=True, transpose_a=True
+        )
+    return rows[:, :w] / scale
 
 
 @jax.custom_vjp
