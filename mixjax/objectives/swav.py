@@ -17,8 +17,7 @@ from jax.nn import logsumexp
 
 from mixjax.errors import UsageError
 from mixjax.objectives.contrast import products
-from mixjax.state import Clock
-from mixjax.state import Objective
+from mixjax.state import Clock, Objective
 
 Array = jax.Array
 VIEWS = 2  # that assign codes
@@ -35,41 +34,41 @@ def make(
 ) -> Objective:
     """queue: embeddings kept per assigning view, 0 for none.
 
-    Its length is rounded down to a multiple of the batch, so one shorter than the
-    batch is none. It fills from `queue_start_epochs` on and counts once it is full.
+    As many of them count as whole batches fill, so none if the batch is larger. It
+    fills from `queue_start_epochs` on and counts once it is full.
     """
     for name, value, least in (("queue", queue, 0), ("iterations", iterations, 1)):
         if value < least:
             raise UsageError(f"objective.{name}={value} must be at least {least}.")
 
     def init(rng, outputs):
-        batch, width = outputs["embedding"].shape
-        length = queue - queue % batch
-        if not length:
+        if not queue:
             return {}
-        empty = jnp.zeros((VIEWS, length, width), jnp.float32)
+        shape = (VIEWS, queue, outputs["embedding"].shape[1])
+        empty = jnp.zeros(shape, jnp.float32)
         return {"queue": empty, "steps": jnp.zeros((), jnp.int32)}
 
     def predict(outputs, memory, rng):
         return jax.nn.log_softmax(outputs["scores"] / temperature, axis=1)
 
     def target(outputs, memory, rng, view):
-        blocks = [(outputs["scores"], True)]
-        if memory:
-            rows = memory["queue"][view]
-            scores = products(rows, outputs["prototypes"].T)
-            blocks.append((scores, (rows[-1] != 0).any()))
+        scores = outputs["scores"]
+        blocks = [(scores, True)]
+        if length := usable(queue, len(scores)):
+            rows = memory["queue"][view, :length]
+            past = products(rows, outputs["prototypes"].T)
+            blocks.append((past, (rows[-1] != 0).any()))
         return jax.lax.stop_gradient(codes(blocks, epsilon, iterations))
 
     def compare(prediction, target, memory):
         return -(target * prediction).sum(axis=1)
 
     def remember(memory, targets):
-        if not memory:
+        new = jnp.stack([outputs["embedding"] for outputs in targets])
+        if not usable(queue, new.shape[1]):
             return memory
-        new = push(memory["queue"], [outputs["embedding"] for outputs in targets])
         late = memory["steps"] >= clock.steps(queue_start_epochs)
-        rows = jnp.where(late, new, memory["queue"])
+        rows = jnp.where(late, push(memory["queue"], new), memory["queue"])
         return {"queue": rows, "steps": memory["steps"] + 1}
 
     return Objective(init, predict, target, compare, remember)
@@ -96,7 +95,13 @@ def codes(
     return jax.nn.softmax(logits[0] + prototypes, axis=1)
 
 
-def push(queue: Array, embeddings: Sequence[Array]) -> Array:
-    """Puts each view's [B, d] in front of its queue; the oldest of [VIEWS, K, d] go."""
-    new = jax.lax.stop_gradient(jnp.stack(embeddings)).astype(queue.dtype)
-    return jnp.concatenate([new, queue[:, : -new.shape[1]]], axis=1)
+def usable(queue: int, batch: int) -> int:
+    """How many of the queue's rows whole batches fill."""
+    return queue - queue % batch
+
+
+def push(queue: Array, new: Array) -> Array:
+    """Puts each view's [B, d] of [VIEWS, B, d] in front of its queue [VIEWS, K, d]."""
+    older = jnp.roll(queue, new.shape[1], axis=1)
+    new = jax.lax.stop_gradient(new)
+    return jax.lax.dynamic_update_slice_in_dim(older, new, 0, axis=1)

@@ -47,10 +47,6 @@ def build(orders: Callable, *, size: int, eps: float, loss: str) -> Objective:
     if not 0 <= eps < 1:
         raise UsageError(f"objective.eps={eps} must be at least 0 and below 1.")
 
-    def init(rng, outputs):
-        check_size(size, *outputs["projection"].shape)
-        return {}
-
     def embed(outputs, memory, rng, view=None):
         x = outputs["projection"]
         check_size(size, *x.shape)
@@ -62,8 +58,13 @@ def build(orders: Callable, *, size: int, eps: float, loss: str) -> Objective:
             return jnp.square(prediction - target).mean(axis=(0, 2))
         return 2 - 2 * (prediction * target).sum(axis=2).mean(axis=0)
 
-    remember = lambda memory, targets: memory
-    return Objective(init, embed, embed, compare, remember)
+    return Objective(
+        init=lambda rng, outputs: {},
+        predict=embed,
+        target=embed,
+        compare=compare,
+        remember=lambda memory, targets: memory,
+    )
 
 
 def check_size(size: int, batch: int, width: int) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from mixjax.objectives import cosine, moco, simclr, swav, wmse
 from mixjax.objectives.contrast import unit
-from mixjax.schedules import Clock
+from mixjax.state import Clock
 
 RNG = jax.random.key(0)
 CLOCK = Clock(total_steps=100, steps_per_epoch=10)
@@ -230,5 +230,5 @@ def test_swav(reference, suffix):
 
 def test_swav_queue(reference):
     ref = reference("swav_sinkhorn")
-    halves = jnp.split(jnp.asarray(ref["in/embeddings"]), 2)
+    halves = jnp.stack(jnp.split(jnp.asarray(ref["in/embeddings"]), 2))
     ref.check("queue_after", jax.jit(swav.push)(ref["in/queue"], halves))
