@@ -58,15 +58,17 @@ def resample_weights(
 def resize_box(image: Array, box, size: tuple[int, int], filter: str) -> Array:
     """Cuts box = (top, left, height, width) from image [H, W, C], resizes to `size`.
 
-    Columns first, then rows, each rounded to one of 256 levels, as Pillow does (new
-    ones take rows first where that is cheaper, which shows at hard edges only).
+    Columns first, then rows, as Pillow does; new ones take rows first where that is
+    cheaper, which shows at hard edges only. The result has whole levels, and bicubic's
+    first pass too: clipping what it overshoots matters to the second one.
     """
     top, left, height, width = box
     columns = resample_weights(image.shape[1], size[1], left, width, filter)
     rows = resample_weights(image.shape[0], size[0], top, height, filter)
     exact = jax.lax.Precision.HIGHEST
     image = jnp.einsum("hwc,ow->hoc", image, columns, precision=exact)
-    image = to_levels(image)  # [H, width, C]
+    if filter == "bicubic":
+        image = to_levels(image)  # [H, width, C]
     return to_levels(jnp.einsum("hoc,ph->poc", image, rows, precision=exact))
 
 
@@ -126,10 +128,15 @@ def resize(size: int | tuple[int, int], filter: str = "bicubic") -> Op:
     return lambda key, image: resize_box(image, (0, 0, *image.shape[:2]), size, filter)
 
 
-def flip(p: float = 0.5) -> Op:
-    """Left to right, with probability p."""
+def check_probability(p: float) -> None:
+    """ValueError unless p is in 0..1."""
     if not 0 <= p <= 1:
         raise ValueError(f"p={p} is not a probability")
+
+
+def flip(p: float = 0.5) -> Op:
+    """Left to right, with probability p."""
+    check_probability(p)
 
     def op(key, image):
         return jnp.where(jax.random.bernoulli(key, float(p)), image[:, ::-1], image)

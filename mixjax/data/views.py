@@ -14,7 +14,7 @@ from typing import NamedTuple, get_origin
 import jax
 import jax.numpy as jnp
 
-from mixjax.data import device_ops, host_ops
+from mixjax.data import blur_ops, device_ops, host_ops, jitter
 from mixjax.errors import UsageError, nearest
 
 Array = jax.Array
@@ -84,7 +84,7 @@ def fits(value, kind) -> bool:
 
 def build(name: str, args: list, kwargs: dict, field: str) -> Callable:
     """The operation `name` with its arguments bound; UsageError if they do not fit."""
-    ops = host_ops.OPS | device_ops.OPS
+    ops = host_ops.OPS | device_ops.OPS | jitter.OPS | blur_ops.OPS
     if name not in ops:
         raise UsageError(f"{field}: no operation {name!r}; {nearest(name, ops)}")
     signature = inspect.signature(ops[name])

@@ -1,0 +1,100 @@
+"""Smoothing of one image [H, W, C] float32 in 0..1: blur and sharpness.
+
+Sums of shifted images with weights, the edge pixels repeated; so sigma may be traced
+while the number of weights follows from the largest sigma. Pillow rounds to whole
+levels between passes; here only the result of `smooth` is rounded.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from mixjax.data.device_ops import Op, check_probability, to_levels
+from mixjax.data.host_ops import check_range
+from mixjax.errors import check_name
+
+Array = jax.Array
+PASSES = 3  # of Pillow's box
+
+
+def convolve(image: Array, taps: Array, axis: int) -> Array:
+    """Weights taps [2 R + 1] along `axis`; edge pixels repeated."""
+    reach = len(taps) // 2
+    pad = [(reach, reach) if a == axis else (0, 0) for a in range(image.ndim)]
+    padded = jnp.pad(image, pad, mode="edge")
+    size = image.shape[axis]
+    shifted = (
+        jax.lax.slice_in_dim(padded, t, t + size, axis=axis) for t in range(len(taps))
+    )
+    return sum(tap * part for tap, part in zip(taps, shifted, strict=True))
+
+
+def gaussian_blur(image: Array, sigma, most: float) -> Array:
+    """A true Gaussian, cut at ceil(4 sigma); sigma <= most, which is static."""
+    reach = math.ceil(4 * most)
+    x = jnp.arange(-reach, reach + 1)
+    taps = jnp.exp(-0.5 * (x / sigma) ** 2) * (abs(x) <= jnp.ceil(4 * sigma))
+    taps = taps / taps.sum()
+    return convolve(convolve(image, taps, axis=1), taps, axis=0)
+
+
+def pillow_blur(image: Array, sigma, most: float) -> Array:
+    """Pillow's GaussianBlur(sigma): three boxes in each direction; sigma <= most.
+
+    A box of radius r weighs 1 up to its whole part and the fraction one pixel beyond,
+    such that three of them have the variance of the Gaussian.
+    """
+    reach = math.floor((math.sqrt(12 * most**2 / PASSES + 1) - 1) / 2) + 1
+    variance = sigma**2 / PASSES
+    whole = jnp.floor((jnp.sqrt(12 * variance + 1) - 1) / 2)
+    part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance)
+    radius = whole + part / (6 * (variance - (whole + 1) ** 2))
+    x = jnp.arange(-reach, reach + 1)
+    taps = jnp.clip(radius + 1 - abs(x), 0.0, 1.0) / (2 * radius + 1)
+    for axis in (1, 0):
+        for _ in range(PASSES):
+            image = convolve(image, taps, axis)
+    return image
+
+
+KINDS = {"pillow": pillow_blur, "gaussian": gaussian_blur}
+
+
+def blur(
+    sigma: tuple[float, float] = (0.1, 2.0), p: float = 1.0, kind: str = "pillow"
+) -> Op:
+    """A blur with sigma from U(sigma) in pixels, with probability p.
+
+    kind: "pillow" as MoCo v2, SwAV and others have it, "gaussian" as SimCLR. They
+    differ by up to four levels inside a picture, by more at its edges.
+    """
+    check_range("sigma", sigma)
+    check_probability(p)
+    check_name("blur kind", kind, KINDS)
+
+    def op(key, image):
+        sigma_key, use_key = jax.random.split(key)
+        drawn = jax.random.uniform(sigma_key, minval=sigma[0], maxval=sigma[1])
+        blurred = KINDS[kind](image, drawn, most=sigma[1])
+        return jnp.where(jax.random.bernoulli(use_key, float(p)), blurred, image)
+
+    return op
+
+
+def smooth(image: Array) -> Array:
+    """Pillow's SMOOTH: 3 x 3 weights 1, in the middle 5, over 13; the rim stays."""
+    rows = convolve(image, jnp.ones(3), axis=0)
+    total = convolve(rows, jnp.ones(3), axis=1) + 4 * image
+    height, width = image.shape[:2]
+    y, x = jnp.arange(height)[:, None, None], jnp.arange(width)[None, :, None]
+    inside = (y > 0) & (y < height - 1) & (x > 0) & (x < width - 1)
+    return jnp.where(inside, to_levels(total / 13), image)
+
+
+def sharpness(image: Array, factor) -> Array:
+    """Away from the smoothed image (factor > 1) or towards it."""
+    return jnp.clip(factor * image + (1 - factor) * smooth(image), 0.0, 1.0)
+
+
+OPS = {"blur": blur}
