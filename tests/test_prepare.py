@@ -41,15 +41,17 @@ class Little(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(builder=self, features=features)
 
     def _split_generators(self, manager):
-        train, test = range(7), range(7, 10)
+        train, test, unlabelled = range(7), range(7, 10), range(10, 14)
         return {
             "train": self._generate_examples(train),
             "test": self._generate_examples(test),
+            "unlabelled": self._generate_examples(unlabelled),
         }
 
     def _generate_examples(self, numbers):
         for i in numbers:
-            yield i, {"id": i, "label": i % 3, "image": io.BytesIO(picture(i))}
+            label = i % 3 if i < 10 else -1
+            yield i, {"id": i, "label": label, "image": io.BytesIO(picture(i))}
 
 folder = sys.argv[1]
 for form in ("tfrecord", "array_record"):
@@ -176,6 +178,7 @@ def said(written):
         "unprepared": ("tfds:mnist", "train", "array_record"),
         "unknown": ("tfds:cifar1O", "train", "array_record"),
         "split": ("tfds:little", "tests", "array_record"),
+        "part": ("tfds:little", "train+unlabeled", "array_record"),
         "bad slice": ("tfds:little", "train[2:", "array_record"),
         "long slice": ("tfds:little", "train[:90]", "array_record"),
     }
@@ -197,6 +200,9 @@ def made(written, said):
         "train": ("tfds:little", "train", folder),
         "test": ("tfds:little", "test", folder),
         "slice": ("tfds:little", "train[2:4]", folder),
+        "sum": ("tfds:little", "train+unlabelled", folder),
+        "sum of slices": ("tfds:little", "train[5:] + unlabelled[:50%]", folder),
+        "unlabelled": ("tfds:little", "unlabelled", folder),
         "old": ("tfds:little", "train", f"{written}/new"),
         "direct": ("tfds:little:1.2.0", "train", f"{written}/array_record"),
     }
@@ -222,11 +228,23 @@ def test_splits_are_kept_apart(written, made):
 
 
 @needs_tensorflow
+def test_splits_can_be_added(made):
+    """As STL-10 is trained on; TFDS marks what has no label with -1."""
+    train, unlabelled = made["train"][1], made["unlabelled"][1]
+    assert [label for _, label in unlabelled] == [-1] * 4
+    assert made["sum"] == [3, train + unlabelled]
+    assert made["sum of slices"][1] == train[5:] + unlabelled[:2]
+
+
+@needs_tensorflow
 def test_what_is_wrong_with_a_split(said):
     kind, sentence = said["split"]
     assert (
         kind == "MissingSplit" and "no split 'tests'; did you mean 'test'" in sentence
     )
+    kind, sentence = said["part"]
+    assert kind == "MissingSplit"
+    assert "no split 'unlabeled'; did you mean 'unlabelled'" in sentence
     for name in ("bad slice", "long slice"):
         kind, sentence = said[name]
         assert kind == "UsageError"

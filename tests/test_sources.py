@@ -303,6 +303,106 @@ def test_a_missing_folder_names_the_nearest(tmp_path):
         open_source(f"folder:{tmp_path}/no/where", "train", "")
 
 
+# --- Tiny-ImageNet -------------------------------------------------------------------
+
+WNIDS = ("n03", "n01", "n02")  # as in the archive, not sorted
+VAL = {"val_0.JPEG": "n02", "val_1.JPEG": "n01", "val_10.JPEG": "n03"}
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """The archive's folder with three classes, of which training shows two."""
+    root = tmp_path / "tiny-imagenet-200"
+    write(*[root / f"train/{c}/images/{c}_{n}.JPEG" for c in WNIDS[:2] for n in (0, 1)])
+    for c in WNIDS[:2]:
+        (root / f"train/{c}/{c}_boxes.txt").write_text(f"{c}_0.JPEG\t0\t0\t2\t1\n")
+    write(*[root / f"val/images/{name}" for name in VAL])
+    write(*[root / f"test/images/test_{n}.JPEG" for n in range(2)])
+    (root / "wnids.txt").write_text("\n".join(WNIDS) + "\n")
+    lines = [f"{name}\t{c}\t0\t0\t2\t1\n" for name, c in reversed(VAL.items())]
+    (root / "val/val_annotations.txt").write_text("".join(lines))
+    return root
+
+
+def test_tiny_imagenet(tiny):
+    """One numbering of the classes for both splits, though training lacks one."""
+    train = open_source(f"folder:{tiny}", "train", "")
+    assert found(train) == ["n01_0.JPEG", "n01_1.JPEG", "n03_0.JPEG", "n03_1.JPEG"]
+    assert train.classes == 3 and train.labels.tolist() == [0, 0, 2, 2]
+    val = open_source(f"folder:{tiny}", "val", "")
+    assert found(val) == ["val_0.JPEG", "val_1.JPEG", "val_10.JPEG"]
+    assert val.classes == 3 and val.labels.tolist() == [1, 0, 2]
+    assert val.read(2) == ((tiny / "val/images/val_10.JPEG").read_bytes(), 2)
+    assert type(val.read(2)[1]) is int
+
+
+def test_the_test_pictures_of_tiny_imagenet_have_no_labels(tiny):
+    source = open_source(f"folder:{tiny}", "test", "")
+    assert (source.size, source.classes, source.labels) == (2, 0, None)
+    with pytest.raises(MissingSplit, match="no folder validation"):
+        open_source(f"folder:{tiny}", "validation", "")
+
+
+def test_validation_pictures_in_class_folders(tiny):
+    """As many sort them."""
+    for name, c in VAL.items():
+        (tiny / f"val/{c}").mkdir()
+        (tiny / f"val/images/{name}").rename(tiny / f"val/{c}/{name}")
+    (tiny / "val/val_annotations.txt").unlink()
+    source = open_source(f"folder:{tiny}", "val", "")
+    assert found(source) == ["val_1.JPEG", "val_0.JPEG", "val_10.JPEG"]
+    assert source.labels.tolist() == [0, 1, 2]
+
+
+def annotations(tiny, lines):
+    (tiny / "val/val_annotations.txt").write_text("".join(lines))
+
+
+@pytest.mark.parametrize(
+    "spoil, split, says",
+    [
+        (
+            lambda tiny: (tiny / "val/val_annotations.txt").unlink(),
+            "val",
+            r"val has no val_annotations\.txt, which tells the classes",
+        ),
+        (
+            lambda tiny: annotations(tiny, [f"{name}\tn04\n" for name in VAL]),
+            "val",
+            r"val_0\.JPEG is of class 'n04', which .*wnids\.txt does not list; did you "
+            r"mean 'n0\d'",
+        ),
+        (
+            lambda tiny: annotations(tiny, ["val_0.JPEG\tn01\n", "\n", "val_1.JPEG"]),
+            "val",
+            r"line 3 of .*val_annotations\.txt does not name a class",
+        ),
+        (
+            lambda tiny: (tiny / "val/images/val_1.JPEG").unlink(),
+            "val",
+            r"names 1 pictures that are not there and leaves out 0 that are, such as "
+            r".*val_1\.JPEG\.",
+        ),
+        (
+            lambda tiny: write(tiny / "val/images/val_2.JPEG"),
+            "val",
+            r"names 0 pictures .* out 1 that are, such as .*val_2\.JPEG\.",
+        ),
+        (
+            lambda tiny: (tiny / "train/n01").rename(tiny / "train/n011"),
+            "train",
+            r"n01_0\.JPEG is of class 'n011', which .* did you mean 'n01'",
+        ),
+    ],
+    ids=["no annotations", "class", "short line", "absent", "left out", "folder"],
+)
+def test_a_broken_tiny_imagenet(tiny, spoil, split, says):
+    spoil(tiny)
+    with pytest.raises(UsageError, match=says) as caught:
+        open_source(f"folder:{tiny}", split, "")
+    assert str(caught.value).startswith("data: ") and "\n" not in str(caught.value)
+
+
 # --- parts ---------------------------------------------------------------------------
 
 

@@ -1,7 +1,8 @@
 """Where pictures come from: random access by number, the same for every kind.
 
 tfds:NAME       a TFDS image set prepared as array_record (python -m mixjax.prepare)
-folder:PATH     PATH/<split>/... or PATH itself; class folders give labels
+folder:PATH     PATH/<split>/... or PATH itself; class folders give labels, and so do
+                the files of Tiny-ImageNet's own layout
 npz:PATH        arrays <split>_image [N, H, W, C] uint8 and, if any, <split>_label
 digits          1,797 handwritten digits of 8 x 8 pixels, part of this package
 """
@@ -17,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mixjax.data import tiny_imagenet
 from mixjax.errors import UsageError, check_name, nearest
 
 log = logging.getLogger("mixjax")
@@ -164,7 +166,8 @@ def open_folder(rest: str, split: str, directory: str) -> Source:
     """Picture files below PATH/<split>, or below PATH as the split `train`.
 
     If all pictures lie in two or more sub-folders, these are the classes, in sorted
-    order. Files that are no pictures by their name are left out.
+    order. Files that are no pictures by their name are left out. Tiny-ImageNet as
+    its archive unpacks is known by its wnids.txt; its splits are `train` and `val`.
     """
     path = Path(rest).expanduser()
     if not rest:
@@ -186,12 +189,10 @@ def open_folder(rest: str, split: str, directory: str) -> Source:
         log.info(
             "folder:%s: %d pictures, %d other files left out", rest, len(paths), others
         )
-    tops = [os.path.relpath(p, root).split(os.sep) for p in paths]
-    names = sorted({t[0] for t in tops})
-    labels = None
-    if all(len(t) > 1 for t in tops) and len(names) > 1:
-        number = {name: i for i, name in enumerate(names)}
-        labels = np.array([number[t[0]] for t in tops])
+    if tiny_imagenet.is_here(path):
+        labels, classes = tiny_imagenet.label(path, root, paths)
+    else:
+        labels, classes = _label_by_folder(root, paths)
 
     def read(i):
         with open(paths[i], "rb") as file:
@@ -200,12 +201,21 @@ def open_folder(rest: str, split: str, directory: str) -> Source:
     return Source(
         name=f"{path.name}/{split}",
         size=len(paths),
-        classes=0 if labels is None else len(names),
+        classes=classes,
         read=read,
         title=lambda i: paths[i],
         images=None,
         labels=labels,
     )
+
+
+def _label_by_folder(root: Path, paths: list[str]) -> tuple[np.ndarray | None, int]:
+    tops = [os.path.relpath(p, root).split(os.sep) for p in paths]
+    names = sorted({t[0] for t in tops})
+    if len(names) < 2 or any(len(t) == 1 for t in tops):
+        return None, 0
+    number = {name: i for i, name in enumerate(names)}
+    return np.array([number[t[0]] for t in tops]), len(names)
 
 
 def _split_root(path: Path, split: str) -> Path:
@@ -249,10 +259,11 @@ def open_tfds(rest: str, split: str, directory: str) -> Source:
     formats = [f.value for f in builder.info.available_file_formats()]
     if "array_record" not in formats:
         raise UsageError(_how_to_rewrite(rest, builder, formats))
-    base = split.split("[")[0]
-    if base not in builder.info.splits:
-        splits = nearest(base, builder.info.splits)
-        raise MissingSplit(f"data: tfds:{rest} has no split {split!r}; {splits}")
+    for part in split.split("+"):  # such as train+unlabelled[:50%]
+        base = part.split("[")[0].strip()
+        if base not in builder.info.splits:
+            splits = nearest(base, builder.info.splits)
+            raise MissingSplit(f"data: tfds:{rest} has no split {base!r}; {splits}")
     features = builder.info.features
     image = next((k for k, f in features.items() if _is_image(tfds, f)), None)
     if image is None:
