@@ -25,6 +25,7 @@ PARTS = {  # in the order in which they run
     "token_projector": projectors.TokenProjector,
     "variational": variational.Variational,
     "projector": projectors.Projector,
+    "region_projector": projectors.RegionProjector,
     "predictor": projectors.Predictor,
     "prototypes": projectors.Prototypes,
 }

@@ -99,6 +99,27 @@ class Predictor(Projector):
     reads, gives = "projection", "prediction"
 
 
+class RegionProjector(nn.Module):
+    """A map [B, h, w, D] -> region_map [B, h, w, width], float32.
+
+    One linear layer with bias at every place, that is, a 1x1 convolution; it starts as
+    torch's. For regions of mixtures (Lam's mix-ssl).
+    """
+
+    width: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, inputs: dict, *, train: bool) -> dict:
+        if "map" not in inputs:
+            raise UsageError(
+                "model.region_projector needs an encoder with a map, such as resnet."
+            )
+        x = inputs["map"]
+        x = linear(self.width, x.shape[-1], True, self.dtype, "fc")(x)
+        return {"region_map": x.astype(jnp.float32)}
+
+
 def linear(width: int, fan_in: int, bias: bool, dtype: jnp.dtype, name: str):
     """A linear layer that starts as torch's."""
     init = torch_default(fan_in)
