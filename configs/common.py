@@ -33,6 +33,14 @@ def arguments(text: str, **defaults) -> ConfigDict:
     return ConfigDict(chosen)
 
 
+def choice(variant: str, value: str, known: dict):
+    """known[value]; ValueError names an unknown value of a variant, and the nearest."""
+    if value not in known:
+        near = difflib.get_close_matches(value, known, 1, 0.4) or list(known)
+        raise ValueError(f"{variant}={value} is unknown; there is {', '.join(near)}")
+    return known[value]
+
+
 def base() -> ConfigDict:
     """The frame of every recipe; each overwrites what its paper says otherwise."""
     c = ConfigDict()
@@ -69,6 +77,7 @@ def knn(k: int, temperature: float, every_epochs: float) -> ConfigDict:
     """Weighted kNN on the features while training."""
     c = ConfigDict()
     c.name = "knn"
+    c.vote = "weighted"  # "majority": plain votes by distance, no temperature
     c.every_epochs = every_epochs
     c.at_start = True
     c.k, c.temperature = k, temperature
@@ -222,12 +231,43 @@ def adamw(b2: float, weight_decay: float) -> ConfigDict:
     c.b1, c.b2, c.eps = 0.9, b2, 1e-8
     c.weight_decay = weight_decay
     c.decay_vectors = False
+    return rules(c)
+
+
+def rules(c: ConfigDict) -> ConfigDict:
+    """Adds what an optimizer does otherwise for some parameters: nothing, at first."""
     c.decay_exempt = ()
-    c.lr_rules = ()  # (regex of a path, multiplier)
+    c.lr_rules = ()  # (regex of a path, multiplier or "peak")
     c.freeze_rules = ()  # (regex, epochs without a step at the start)
     c.unit_rules = ()  # regexes of kernels whose columns keep length 1
     c.clip_norm = 0.0  # of all gradients together; 0: as long as they are
     return c
+
+
+def sgd(weight_decay: float) -> ConfigDict:
+    """SGD with momentum 0.9; L2 on everything, norms and biases too, as in torch."""
+    c = ConfigDict()
+    c.name = "sgd"
+    c.momentum, c.weight_decay, c.decay_vectors = 0.9, weight_decay, True
+    return rules(c)
+
+
+def adam(weight_decay: float) -> ConfigDict:
+    """Adam with L2 in the gradient, on everything, as in torch."""
+    c = ConfigDict()
+    c.name = "adam"
+    c.b1, c.b2, c.eps = 0.9, 0.999, 1e-8
+    c.weight_decay, c.decay_vectors = weight_decay, True
+    return rules(c)
+
+
+def larc(weight_decay: float) -> ConfigDict:
+    """apex' LARC around SGD, without clipping."""
+    c = ConfigDict()
+    c.name = "larc"
+    c.momentum, c.weight_decay, c.decay_vectors = 0.9, weight_decay, True
+    c.trust_coefficient, c.eps = 0.001, 1e-8
+    return rules(c)
 
 
 def warmup_cosine(base: float, rule: str, warmup_epochs: float) -> ConfigDict:

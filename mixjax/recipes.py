@@ -10,7 +10,7 @@ from ml_collections import ConfigDict, config_flags
 
 from mixjax.errors import UsageError, nearest
 
-NO_RECIPES = ("__init__", "common", "masked")  # among the files of configs/
+NO_RECIPES = ("__init__", "common", "masked", "siamese", "detmix")
 
 
 def read(argv: list[str], **others: str | None) -> tuple[ConfigDict, dict]:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixjax import meshes
-from mixjax.errors import UsageError
+from mixjax.errors import UsageError, check_name
 from mixjax.evals.features import embedder, extract
 
 Array = jax.Array
@@ -132,6 +132,7 @@ def classify(
 
 def make(
     *,
+    vote: str,
     k: int,
     temperature: float,
     bank: int,
@@ -142,12 +143,18 @@ def make(
     mesh,
     check: Callable,
 ) -> Callable | None:
-    """The evaluator: weighted kNN top-1 of the test split against the training split.
+    """The evaluator: kNN top-1 of the test split against the training split.
 
-    bank, queries: how many training and held-out examples, spread evenly; 0 for all.
+    vote: "weighted" with `temperature`, or "majority", which has none. bank, queries:
+    how many training and held-out examples, spread evenly; 0 for all.
     chunk: queries at a time. None, with a line that says so, if the data has no labels
     or no held-out split.
     """
+    check_name("evals.knn.vote", vote, ["weighted", "majority"])
+    ways = {
+        "weighted": functools.partial(weighted_vote, temperature=temperature),
+        "majority": majority_vote,
+    }
     if k < 1 or temperature <= 0:
         raise UsageError(
             f"evals.knn: k={k} must be 1 or more, temperature={temperature} above 0."
@@ -164,13 +171,12 @@ def make(
         bank_features, bank_labels = extract(embed, data, state, check)
         features, truth = extract(embed, held_out, state, check)
         predicted = classify(
-            weighted_vote,
+            ways[vote],
             features,
             bank_features,
             bank_labels,
             k=k,
             classes=sets.classes,
-            temperature=temperature,
             chunk=chunk,
             mesh=mesh,
             check=check,

@@ -24,8 +24,7 @@ result, so that the running statistics see it once; with more than two views onl
 first is mixed.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -33,9 +32,10 @@ import jax.numpy as jnp
 from mixjax import branches as sides
 from mixjax import mixtures as image_mixtures
 from mixjax import objectives
-from mixjax.branches import Branch, Outputs, in_order, reordered
+from mixjax.branches import Branch, in_order
 from mixjax.errors import UsageError, check_name
 from mixjax.objectives.health import health
+from mixjax.objectives.mixing import Pairing, Pairs, losses
 from mixjax.registry import call
 from mixjax.schedules import momentum
 from mixjax.state import (
@@ -46,113 +46,10 @@ from mixjax.state import (
     Method,
     Mixed,
     Network,
-    Objective,
     Variables,
 )
 
 PURPOSE = 1 << 30  # keeps the keys here apart from those of views
-Pairs = list[tuple[Branch, Branch]]  # (predicts, is the target)
-
-
-# --- the loss ------------------------------------------------------------------------
-
-
-def compared(
-    objective: Objective, online: Outputs, target: Outputs, pairs: Pairs, memory, rng
-) -> Array:
-    """The sum of an objective's comparisons over `pairs`, [B]; one key for them all."""
-    total = 0.0
-    for i, j in pairs:
-        wanted = objective.target(target[j], memory, rng, j.view)
-        found = objective.predict(online[i], memory, rng)
-        total += objective.compare(found, wanted, memory)  # [B]
-    return total
-
-
-def mixture_loss(
-    objective: Objective,
-    online: Outputs,
-    target: Outputs,
-    pairs: Pairs,
-    memory,
-    rng,
-    mixed: Mixed,
-    reverse: str,
-) -> Array:
-    """lam * compared + (1 - lam) * compared in reverse order, averaged over the batch.
-
-    reverse: "both" re-orders the mixture as what predicts and as what is predicted,
-    "target" only the latter (SwAV's mixtures as released).
-    """
-    rngs = jax.random.split(rng)
-    loss = mixed.lam * compared(objective, online, target, pairs, memory, rngs[0])
-    if mixed.partner is not None:
-        places = jnp.argsort(mixed.partner, axis=1)  # the inverse permutation
-        back = lambda outputs: {
-            b: reordered(x, places) if b.mixture else x for b, x in outputs.items()
-        }
-        online, target = back(online) if reverse == "both" else online, back(target)
-        other = compared(objective, online, target, pairs, memory, rngs[1])
-        loss += (1.0 - mixed.lam) * other
-    return loss.mean()
-
-
-def base_pairs(kind: str, branches: Sequence[Branch], targets: int) -> Pairs:
-    """Which branch predicts which, for an objective's loss on `branches`.
-
-    "forward": each two once, the earlier predicts the later; "all": every one
-    predicts each other one of the first `targets`.
-    """
-    order = range(len(branches))
-    if kind == "forward":
-        numbers = [(i, j) for i in order for j in order if i < j]
-    else:
-        numbers = [(i, j) for i in order for j in order if i != j and j < targets]
-    return [(branches[i], branches[j]) for i, j in numbers]
-
-
-# --- the method ----------------------------------------------------------------------
-
-
-class Pairing(NamedTuple):
-    """Which branches are compared with which; the fields of config.method."""
-
-    pairs: str
-    targets: int
-    reduce: str
-    branches: str
-    mixed_as: str
-    against: tuple[int, ...]
-
-    def clean(self, views: int) -> Pairs:
-        """Of the views as they are."""
-        return base_pairs(
-            self.pairs, [Branch(i, 0) for i in range(views)], self.targets
-        )
-
-    def mixed(self, k: int) -> Pairs:
-        """Of the k-th mixture."""
-        if self.branches == "one" and self.mixed_as == "online":
-            return [(Branch(0, k), Branch(j, 0)) for j in self.against]
-        other = Branch(1, k if self.branches == "both" else 0)
-        two = [Branch(0, k), other]
-        # A mixture is held against the second view as the first would be.
-        return base_pairs(self.pairs, two, 2)
-
-    def share(self, views: int) -> float:
-        """The weight of one comparison in a loss of so many views."""
-        if self.reduce == "sum":
-            return 1.0
-        names = [Branch(i, 0) for i in range(views)]
-        return 1.0 / len(base_pairs(self.pairs, names, self.targets))
-
-    def check(self) -> "Pairing":
-        """Itself; UsageError if a field is out of its range."""
-        check_name("method.pairs", self.pairs, ["forward", "all"])
-        check_name("method.reduce", self.reduce, ["sum", "mean"])
-        check_name("method.branches", self.branches, ["one", "both"])
-        check_name("method.mixed_as", self.mixed_as, ["both", "online"])
-        return self
 
 
 def make(
@@ -165,7 +62,6 @@ def make(
     shuffle: bool,
     mixtures: Mapping,
     mixed_objective: Mapping,
-    reverse: str,
     evaluate: str,
     clock: Clock,
 ) -> Method:
@@ -177,13 +73,11 @@ def make(
     together and share batch statistics; "call" are those of one term. teacher: {} or
     {"momentum", "rule", "per"} of the moving average that makes the targets; shuffle:
     it sees the batch in random order. mixtures: a section for each, by any name.
-    reverse: see mixture_loss. evaluate: "features" or "projection", what evaluators
-    read.
+    evaluate: "features" or "projection", what evaluators read.
     """
     pairing = call("method.pairing", Pairing, pairing).check()
     check_name("method.join.encoder", join["encoder"], ["none", "all"])
     check_name("method.join.heads", join["heads"], ["none", "call", "all"])
-    check_name("method.reverse", reverse, ["both", "target"])
     check_name("method.evaluate", evaluate, ["features", "projection"])
     plain = objectives.make(objective, clock=clock)
     special = objectives.make({**objective, **mixed_objective}, clock=clock)
@@ -256,31 +150,20 @@ def make(
         views, memory = batch["views"], state.memory
         keys = jax.random.split(jax.random.fold_in(rng, PURPOSE), 3)
         mixtures, images = blend(views, keys[0])
-        calls = [pairing.clean(len(views))]
-        calls += [pairing.mixed(k + 1) for k in range(len(mixtures))]
+        calls = pairing.calls(len(views), len(mixtures))
         online, target, stats, carry = see(params, state, images, calls, keys[1])
-        terms = list(zip(online, target, calls, strict=True))
-
-        def term(objective, number, function, *how):
-            key = jax.random.fold_in(keys[2], number)
-            return function(objective, *terms[number], memory, key, *how)
-
-        total = term(plain, 0, compared).mean() * pairing.share(len(views))
-        metrics = {"loss_clean": total}
-        for k, (name, mixed) in enumerate(mixtures.items(), start=1):
-            if pairing.branches == "both" and mixed.partner is not None:
-                value = term(special, k, compared).mean()
-            else:
-                value = term(special, k, mixture_loss, mixed, reverse)
-            value *= pairing.share(2)
-            metrics |= {f"loss_{name}": value, f"lam_{name}": mixed.lam.mean()}
-            total += value
+        both = plain, special
+        terms = losses(
+            pairing, both, len(views), mixtures, online, target, memory, keys[2]
+        )
+        metrics = {f"loss_{name}": value for name, value in terms.items()}
+        metrics |= {f"lam_{name}": mixed.lam.mean() for name, mixed in mixtures.items()}
         clean = sorted({j for _, j in calls[0]})
         carry["memory"] = plain.remember(memory, [target[0][j] for j in clean])
         metrics |= health(online[0][Branch(0, 0)]["projection"])
         if tau:
             metrics["teacher_distance"] = sides.distance(state.teacher, params)
-        return total, Aux(stats, jax.lax.stop_gradient(carry), metrics)
+        return sum(terms.values()), Aux(stats, jax.lax.stop_gradient(carry), metrics)
 
     def update(state, carry):
         state = state.replace(memory=carry["memory"])
