@@ -78,6 +78,16 @@ def test_input(tmp_path):
     assert any("tf.data" in x and "not run" in x for x in lines)
 
 
+def test_augment(tmp_path):
+    """The device and both forms of Pillow augment a few pictures."""
+    size = ("--batch=8", "--images=16", "--rounds=1", "--threads=2")
+    lines, found = run(tmp_path, "augment.py", *size)
+    check_record(found, rows=3)
+    for title in ("mixjax, batch 8", "Pillow, a loop", "Pillow, 2 threads"):
+        assert min(figures(lines, title, 40)) > 0
+    assert all(times > 0 for times in found["ratios"].values())
+
+
 def test_compile(tmp_path):
     """A small model starts twice; the second time finds the first one's cache."""
     tiny = {"encoder.width": 8, "encoder.heads": 1, "encoder.depth": 2}

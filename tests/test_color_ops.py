@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 from mixjax.data import affine_ops, blur_ops, color_ops, jitter
 from mixjax.data.views import parse
@@ -173,14 +174,15 @@ def test_factors_are_uniform_and_apart(monkeypatch):
 
 def test_jitter_is_applied_whatever_it_drew(monkeypatch):
     """Neither order nor factors depend on whether an example is jittered."""
-    seen = lambda image, ranks, factors, shift: jnp.append(factors, ranks[3])
+    seen = lambda image, ranks, factors, shift: jnp.hstack([factors, shift, ranks[3]])
     monkeypatch.setattr(jitter, "in_order", seen)
-    values = drawn(jitter.jitter(0.4, 0.4, 0.4, 0.1, p=0.5), 6000, 4)
+    values = drawn(jitter.jitter(0.4, 0.4, 0.4, 0.1, p=0.5), 6000, 5)
     used = values.any(axis=1)
     assert near(used.mean(), 0.5, 6000)
-    for column in values[used][:, :3].T:
-        assert distance(column, 0.6, 1.4) < 2.2
-    assert near((values[used][:, 3] == 0).mean(), 0.25, used.sum())
+    for column, reach in zip(values[used].T[:4], (0.4, 0.4, 0.4, 0.1), strict=True):
+        middle = 0.0 if reach == 0.1 else 1.0
+        assert distance(column, middle - reach, middle + reach) < 2.2
+    assert near((values[used][:, 4] == 0).mean(), 0.25, used.sum())
 
 
 def test_grey_pictures_have_no_hue_and_no_saturation():
@@ -199,15 +201,32 @@ def test_two_channels_are_no_colour():
         run("gray(1)", noise(1, channels=2))
 
 
+# --- histograms --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["equalize", "autocontrast"])
+@pytest.mark.parametrize("size", [(1, 1), (3, 100), (16, 16), (90, 70)])
+def test_histograms_of_few_levels_and_of_many(name, size):
+    """A single level, two, a few, all; more levels than pixels and fewer."""
+    rng = np.random.default_rng(1)
+    for known in ([77], [3, 250], [9, 10, 11, 200], range(256)):
+        image = rng.choice(np.array(known, np.uint8), (*size, 3))
+        out = jax.jit(getattr(color_ops, name))(image.astype(np.float32) / 255)
+        wanted = np.asarray(getattr(ImageOps, name)(Image.fromarray(image)))
+        gap = abs(np.asarray(color_ops.levels(out)) - wanted)
+        assert gap.max() <= (name == "autocontrast")  # which Pillow truncates
+
+
 # --- blur --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", blur_ops.KINDS)
-def test_sigma_is_uniform(kind, monkeypatch):
+def test_sigma_is_uniform_whether_or_not_it_is_used(kind, monkeypatch):
     seen = lambda image, sigma, most: jnp.full_like(image, sigma)
     monkeypatch.setitem(blur_ops.KINDS, kind, seen)
-    sigma = drawn(blur_ops.blur((0.1, 2.0), kind=kind), 3000, 1)[:, 0]
-    assert distance(sigma, 0.1, 2.0) < 2.2
+    sigma = drawn(blur_ops.blur((0.1, 2.0), p=0.5, kind=kind), 6000, 1)[:, 0]
+    assert near((sigma > 0).mean(), 0.5, 6000)
+    assert distance(sigma[sigma > 0], 0.1, 2.0) < 2.2
 
 
 @pytest.mark.parametrize("kind", blur_ops.KINDS)
