@@ -242,16 +242,79 @@ def swav(c: ConfigDict, prototypes: int, queue: int, frozen: float) -> None:
     c.optim.unit_rules = ("^prototypes/kernel",)
 
 
+def moco_imagenet(version: int, epochs: float) -> ConfigDict:
+    """MoCo v1 or v2 on ImageNet-1K: 8 GPUs of 32 images, rate 0.03 for 256."""
+    color = "jitter(.4, .4, .4, .1, p=.8) | gray(.2) | blur(p=.5)"
+    color = "gray(.2) | jitter(.4, .4, .4, .4)" if version == 1 else color
+    crop = "decode_crop(224, scale=(.2, 1), filter='bilinear')"
+    c = imagenet(f"{crop} | {color} | flip | normalize", 256, epochs)
+    widths = (128,) if version == 1 else (2048, 128)
+    c.model.projector = common.projector(widths, False, "none")
+    m = c.method
+    temperature = 0.07 if version == 1 else 0.2
+    m.objective = ConfigDict(dict(name="moco", queue=65536, temperature=temperature))
+    m.pairing.pairs, m.pairing.reduce = "forward", "sum"
+    m.pairing.mixed_as = "online"
+    teach(c, 0.999, "constant")
+    m.shuffle = True
+    c.optim = common.sgd(1e-4)
+    if version == 1:
+        drops = (120.0, 160.0)
+        c.schedule = common.warmup_steps(0.03, "batch/256", 0.0, drops, 0.1)
+    else:
+        c.schedule = common.warmup_cosine(0.03, "batch/256", 0.0)
+    c.schedule.per = "epoch"
+    return c
+
+
+def simsiam_imagenet(epochs: float) -> ConfigDict:
+    """SimSiam on ImageNet-1K as its own code has it, with batch norms of all GPUs."""
+    color = "jitter(.4, .4, .4, .1, p=.8) | gray(.2) | blur(p=.5)"
+    crop = "decode_crop(224, scale=(.2, 1), filter='bilinear')"
+    c = imagenet(f"{crop} | {color} | flip | normalize", 512, epochs)
+    c.model.norm.groups = 1
+    c.model.encoder.zero_init = True
+    c.model.projector = common.projector((2048, 2048, 2048), True, "plain")
+    c.model.projector.hidden_bias = c.model.projector.last_bias = False
+    c.model.predictor = common.projector((512, 2048), True, "none")
+    c.model.predictor.hidden_bias = False
+    c.method.objective = ConfigDict(dict(name="cosine", loss="negative"))
+    c.optim = common.sgd(1e-4)
+    c.optim.lr_rules = (("^predictor/", "peak"),)
+    c.schedule = common.warmup_cosine(0.05, "batch/256", 0.0)
+    c.schedule.per = "epoch"
+    return c
+
+
+def swav_imagenet(epochs: float) -> ConfigDict:
+    """SwAV on ImageNet-1K at batch 256: 2 crops of 224 pixels and 6 of 96."""
+    stats = "normalize((.485, .456, .406), (.228, .224, .225))"
+    color = "jitter(.8, .8, .8, .2, p=.8) | gray(.2) | blur(p=.5)"
+    view = "decode_crop({}, scale={}, filter='bilinear') | flip | {} | {}"
+    c = imagenet("", 256, epochs)
+    large = view.format(224, "(.14, 1)", color, stats)
+    little = view.format(96, "(.05, .14)", color, stats)
+    c.data.views = (large,) * 2 + (little,) * 6
+    c.data.eval_view = f"decode_center(224, resize_to=256) | {stats}"
+    c.model.norm.groups = 1
+    c.model.projector = common.projector((2048, 128), True, "none")
+    swav(c, prototypes=3000, queue=3840, frozen=5005 / 5004)
+    c.schedule = common.warmup_cosine(0.6, "none", 0.0)
+    c.schedule.floor = 6e-4
+    return c
+
+
 # --- mixtures ------------------------------------------------------------------------
 
 
-def mix(c: ConfigDict, variant: ConfigDict, *, grid: int, probability: float):
+def mix(c: ConfigDict, variant: ConfigDict, *, grid: int) -> ConfigDict:
     """Adds the mixture that a recipe's variants name.
 
-    grid: cells of MixMask's masks along a side, discrete if 2; probability: of Mixup in
-    Un-Mix alone; with MixMask it is 0.5 everywhere.
+    grid: cells of MixMask's masks along a side, discrete if 2; 8 is ImageNet, where
+    Un-Mix alone never takes Mixup and every GPU's part of the batch has its own draw.
     """
-    m, groups = c.method, c.model.norm.groups if grid == 8 else 1
+    m, imagenet = c.method, grid == 8
+    groups, probability = (8, 0.0) if imagenet else (1, 0.5)
     local = dict(shared=False, groups=groups)
     masks = dict(grid=grid, kind="discrete" if grid == 2 else "block", ratio=0.5)
     unmix = dict(name="unmix", gamma=1.0, permutation="reverse", **local)
@@ -280,4 +343,11 @@ def recipe(framework, name: str, arg: str, *, epochs: int, **variants) -> Config
     chosen = common.arguments(arg, epochs=epochs, **variants, **MIXTURES)
     own = {key: chosen[key] for key in variants}
     c = framework(name, float(chosen.epochs), **own)
-    return mix(c, chosen, grid=GRIDS[name], probability=0.5)
+    return mix(c, chosen, grid=GRIDS[name])
+
+
+def large(framework, arg: str, *, epochs: int, **variants) -> ConfigDict:
+    """A recipe of ImageNet-1K: framework(epochs, **variants), and a mixture."""
+    chosen = common.arguments(arg, epochs=epochs, **variants, **MIXTURES)
+    own = {key: chosen[key] for key in variants}
+    return mix(framework(epochs=float(chosen.epochs), **own), chosen, grid=8)

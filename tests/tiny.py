@@ -128,3 +128,53 @@ def assert_same_run(one: Path, two: Path, step: int) -> None:
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
     text = (one / "metrics.jsonl").read_bytes()
     assert text and text == (two / "metrics.jsonl").read_bytes()
+
+
+FRAMEWORKS = {  # framework -> (recipe, its variants)
+    "moco": ("c10_moco", ""),
+    "moco_sym": ("c10_moco", "symmetric=1"),
+    "simclr": ("c10_simclr", ""),
+    "byol": ("c10_byol", ""),
+    "simsiam": ("c10_simsiam", ""),
+    "swav": ("c10_swav", ""),
+    "wmse": ("c10_wmse", ""),
+    "wmse4": ("c10_wmse", "views=4"),
+}
+
+
+def siamese(framework: str, mixture: str = "none", more: str = "", **changes):
+    """The CIFAR recipe of a siamese method with a narrow ResNet on 16-pixel digits."""
+    name, variants = FRAMEWORKS[framework]
+    arg = ",".join(filter(None, (variants, f"mixture={mixture}", more)))
+    c = recipes.load(f"{ROOT}/configs/{name}.py:{arg}")
+    quick = recipes.load(f"{ROOT}/configs/quickstart.py")
+    c.data.source, c.data.split = quick.data.source, quick.data.split
+    c.data.eval_split = quick.data.eval_split
+    stats = "normalize((.3,), (.4,))"
+    views = f"decode(channels=1) | crop(16, scale=(.5, 1)) | flip | {stats}"
+    c.data.views = (views,) * len(c.data.views)
+    c.data.eval_view = f"decode(channels=1) | resize(16) | {stats}"
+    encoder = c.model.encoder
+    encoder.image_size, encoder.channels = (16, 16), 1
+    encoder.layers, encoder.widths, encoder.stem_width = (1, 1, 1, 1), (8, 8, 16, 16), 8
+    out = 8
+    for part in ("projector", "predictor"):
+        if part in c.model:
+            hidden = len(c.model[part].widths) - 1
+            c.model[part].widths = (16,) * hidden + (out,)
+    if "prototypes" in c.model:
+        c.model.prototypes.count = 6
+    objective = c.method.objective
+    if "queue" in objective:
+        objective.queue = 64
+    if "size" in objective:
+        objective.size = 16
+    c.batch, c.steps = 32, 12
+    fields = {
+        k: v for k, v in FIELDS.items() if k.startswith(("data", "checkpoint", "log"))
+    }
+    fields |= {"evals.knn.k": 5, "evals.knn.every_epochs": 50.0}
+    fields |= {k: v for k, v in FIELDS.items() if k.startswith("evals.")}
+    fields |= {k.replace("__", "."): v for k, v in changes.items()}
+    c.update_from_flattened_dict(fields)
+    return c

@@ -134,6 +134,20 @@ def check_probability(p: float) -> None:
         raise ValueError(f"p={p} is not a probability")
 
 
+def center(size: int | tuple[int, int]) -> Op:
+    """The middle of the image, as torchvision cuts it."""
+    size = pair(size)
+
+    def op(key, image):
+        spare = image.shape[0] - size[0], image.shape[1] - size[1]
+        if min(spare) < 0:
+            raise ValueError(f"center {size} is larger than {image.shape[:2]}")
+        top, left = round(spare[0] / 2), round(spare[1] / 2)
+        return image[top : top + size[0], left : left + size[1]]
+
+    return op
+
+
 def flip(p: float = 0.5) -> Op:
     """Left to right, with probability p."""
     check_probability(p)
@@ -161,4 +175,10 @@ def normalize(
     return op
 
 
-OPS = {"crop": crop, "resize": resize, "flip": flip, "normalize": normalize}
+OPS = {
+    "crop": crop,
+    "resize": resize,
+    "center": center,
+    "flip": flip,
+    "normalize": normalize,
+}
