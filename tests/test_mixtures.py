@@ -88,6 +88,15 @@ def test_the_reverse_order_is_the_inverse():
     np.testing.assert_array_equal(turned, [2, 0, 1, 5, 4, 3])
 
 
+def test_the_gradient_of_the_reverse_order_is_no_scatter():
+    partner = jnp.array([[1, 2, 0], [2, 1, 0]])
+    x, g = jax.random.normal(key(), (2, 6, 3))
+    run = jax.jit(jax.grad(lambda x: (pairs.reverse(x, partner) * g).sum()))
+    rows = np.array([1, 2, 0, 5, 4, 3])  # where each feature went
+    np.testing.assert_array_equal(run(x), g[rows])
+    assert "scatter" not in run.lower(x).as_text()
+
+
 @pytest.mark.parametrize("name", ERASED)
 def test_two_erased_images_share_one_fill(name):
     """Both belong to image i; what one keeps the other lacks."""
