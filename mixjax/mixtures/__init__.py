@@ -1,4 +1,5 @@
-"""Mixtures: of whole images, chosen by name, and of tokens (masking).
+"""Mixtures: of whole images in pairs (unmix, mixmask, erase), chosen by name; of tokens
+(masking, homologous mixing).
 
 `name` of a section is a file of this folder that offers `make`; the section's own name
 is what its terms are called in the metrics.
