@@ -1,4 +1,4 @@
-"""What the image mixtures share: groups of a batch, partners, pairs and their way back.
+"""What the image mixtures share: groups of a batch, partners, and mixing by a mask.
 
 Pairs are formed inside a group of n consecutive images (mixjax/groups.py), which is
 what one GPU held in the papers. Each group has its own draw: mode, lam, box or mask,
@@ -103,29 +103,3 @@ def take(x: Array, order: Array) -> Array:
         return jnp.take_along_axis(x, index, axis=0)
 
     return jax.vmap(one)(x, order)
-
-
-@jax.custom_vjp
-def permute(x: Array, order: Array, inverse: Array) -> Array:
-    """`take` by permutations [G, n]; with their inverse the gradient is one as well.
-
-    The derived gradient would be a scatter: slower, and on a GPU not reproducible.
-    """
-    return take(x, order)
-
-
-permute.defvjp(
-    lambda x, order, inverse: (take(x, order), inverse),
-    lambda inverse, g: (take(g, inverse), None, None),
-)
-
-
-def reverse(features: Array, partner: Array) -> Array:
-    """Features of mixtures [B, ...] -> at i the one that holds image i by 1 - lam.
-
-    partner: [G, n]. Mixture j holds partner[j] beside its own image, so image i is the
-    other part of mixture argsort(partner)[i]; `partner` itself would be right only
-    where it is its own inverse, as a reversal is.
-    """
-    inverse = jnp.argsort(partner, axis=1)
-    return sub.merge(permute(sub.split(features, len(partner)), inverse, partner))
