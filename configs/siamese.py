@@ -1,14 +1,18 @@
 """What the recipes of siamese methods share: data sets, frameworks and mixtures.
 
 A recipe is a data set, a framework, which says everything but the pictures, and a
-mixture, the variant `mixture` of every recipe here: none, unmix, mixmask, both (Un-Mix
-by reversal and MixMask by a random permutation, MixMask's MixMask*) or erase.
+mixture. Variants of every recipe here:
+
+    mixture=   none, unmix, mixmask, both (Un-Mix by reversal and MixMask by a random
+               permutation, MixMask's MixMask*) or erase
+    ratio=     what masks keep of the own image: .5, or drawn anew each time: .25-.75
+    branches=  both: the mixtures of two views against each other (Un-Mix, equation 4)
 """
 
 from configs import common
 from configs.common import ConfigDict
 
-MIXTURES = dict(mixture="none", branches="one")
+MIXTURES = dict(mixture="none", ratio=".5", branches="one")
 JITTER = "jitter(.4, .4, .4, .1, p=.8)"
 CIFAR10 = "normalize((.4914, .4822, .4465), (.2023, .1994, .2010))"
 IMAGENET = "normalize"
@@ -119,7 +123,7 @@ def moco_cifar(name: str, epochs: float, symmetric: bool) -> ConfigDict:
     """MoCo as its CIFAR notebook and Un-Mix's CIFAR scripts have it.
 
     Split batch norms stand for 8 GPUs; the 128 numbers after the only linear layer are
-    the features, of the loss as of kNN. All sets keep CIFAR-10's statistics there.
+    the features, of the loss as of kNN. CIFAR-100 keeps CIFAR-10's statistics there.
     """
     view = f"crop(SIZE, scale=(.08, 1), filter='bilinear') | flip | {JITTER} | gray(.2)"
     c = small(name, view, batch=512, epochs=epochs)
@@ -196,19 +200,22 @@ def wmse(name: str, epochs: float, views: int) -> ConfigDict:
 def simsiam_cifar(name: str, epochs: float) -> ConfigDict:
     """SimSiam at CIFAR size, as behind MixMask's table 5: two layers, 128 numbers.
 
-    The predictor keeps its rate, and pictures are normalised by ImageNet's statistics.
+    As HUA's code has it: the predictor keeps its rate, pictures are normalised by
+    ImageNet's statistics, and the network's own stem starts as its other convolutions.
     """
     view = f"crop(SIZE, scale=(.2, 1), filter='bilinear') | flip | {JITTER} | gray(.2)"
     c = small(name, view, batch=512, epochs=epochs)
     own = SETS[name]["stats"]
     c.data.views = tuple(v.replace(own, IMAGENET) for v in c.data.views)
     c.data.eval_view = c.data.eval_view.replace(own, IMAGENET)
+    c.model.encoder.stem_init = "kaiming"
     c.model.projector = common.projector((2048, 128), True, "affine")
     c.model.predictor = common.projector((512, 128), True, "none")
     c.method.objective = ConfigDict(dict(name="cosine", loss="negative"))
     c.optim = common.sgd(5e-4)
     c.optim.lr_rules = (("^predictor/", "peak"),)
     c.schedule = common.warmup_cosine(0.03, "batch/256", 10.0)
+    c.schedule.warmup_rule = "both_ends"
     return c
 
 
@@ -307,16 +314,20 @@ def swav_imagenet(epochs: float) -> ConfigDict:
 # --- mixtures ------------------------------------------------------------------------
 
 
-def mix(c: ConfigDict, variant: ConfigDict, *, grid: int) -> ConfigDict:
+def mix(
+    c: ConfigDict, variant: ConfigDict, *, grid: int, probability: float
+) -> ConfigDict:
     """Adds the mixture that a recipe's variants name.
 
     grid: cells of MixMask's masks along a side, discrete if 2; 8 is ImageNet, where
-    Un-Mix alone never takes Mixup and every GPU's part of the batch has its own draw.
+    pairs are formed within each of 8 GPUs. probability: of Mixup in Un-Mix alone;
+    beside MixMask it is 0.5 for every set (MixMask, table 3).
     """
-    m, imagenet = c.method, grid == 8
-    groups, probability = (8, 0.0) if imagenet else (1, 0.5)
-    local = dict(shared=False, groups=groups)
-    masks = dict(grid=grid, kind="discrete" if grid == 2 else "block", ratio=0.5)
+    m = c.method
+    # Every GPU had a draw of its own, but for SwAV, whose code seeds all alike.
+    local = dict(shared=m.objective.name == "swav", groups=8 if grid == 8 else 1)
+    masks = dict(grid=grid, kind="discrete" if grid == 2 else "block")
+    masks["ratio"] = kept(variant.ratio)
     unmix = dict(name="unmix", gamma=1.0, permutation="reverse", **local)
     mixmask = dict(name="mixmask", permutation="reverse", **masks, **local)
     sections = {
@@ -335,6 +346,15 @@ def mix(c: ConfigDict, variant: ConfigDict, *, grid: int) -> ConfigDict:
     return c
 
 
+def kept(text: str) -> float | tuple[float, float]:
+    """ ".5" -> 0.5, ".25-.75" -> (0.25, 0.75)."""
+    low, dash, high = text.partition("-")
+    try:
+        return (float(low), float(high)) if dash else float(low)
+    except ValueError as error:
+        raise ValueError(f"ratio={text}: write a share, .5, or two, .25-.75") from error
+
+
 GRIDS = {"c10": 2, "c100": 2, "stl": 4, "tiny": 4}
 
 
@@ -343,11 +363,12 @@ def recipe(framework, name: str, arg: str, *, epochs: int, **variants) -> Config
     chosen = common.arguments(arg, epochs=epochs, **variants, **MIXTURES)
     own = {key: chosen[key] for key in variants}
     c = framework(name, float(chosen.epochs), **own)
-    return mix(c, chosen, grid=GRIDS[name])
+    return mix(c, chosen, grid=GRIDS[name], probability=0.5)
 
 
 def large(framework, arg: str, *, epochs: int, **variants) -> ConfigDict:
     """A recipe of ImageNet-1K: framework(epochs, **variants), and a mixture."""
     chosen = common.arguments(arg, epochs=epochs, **variants, **MIXTURES)
     own = {key: chosen[key] for key in variants}
-    return mix(framework(epochs=float(chosen.epochs), **own), chosen, grid=8)
+    c = framework(epochs=float(chosen.epochs), **own)
+    return mix(c, chosen, grid=8, probability=0.0)
