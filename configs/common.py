@@ -104,6 +104,44 @@ def attention(every_epochs: float) -> ConfigDict:
     return c
 
 
+def activation(every_epochs: float) -> ConfigDict:
+    """Where a residual encoder is active."""
+    c = pictures(every_epochs)
+    c.name = "activation"
+    return c
+
+
+def health(every_epochs: float) -> ConfigDict:
+    """Whether features have collapsed."""
+    c = ConfigDict()
+    c.name = "health"
+    c.every_epochs = every_epochs
+    c.at_start = False  # features of an untrained network may well lie together
+    c.examples = 2000  # held-out ones, spread evenly; 0: all
+    return c
+
+
+def histograms(every_epochs: float) -> ConfigDict:
+    """Histograms of weights."""
+    c = ConfigDict()
+    c.name = "histograms"
+    c.every_epochs = every_epochs
+    c.at_start = False
+    c.bins = 30
+    return c
+
+
+def embedding(every_epochs: float) -> ConfigDict:
+    """t-SNE of features; needs scikit-learn."""
+    c = ConfigDict()
+    c.name = "embedding"
+    c.every_epochs = every_epochs
+    c.at_start = False
+    c.points = 2000  # held-out examples, spread evenly; 0: all
+    c.perplexity, c.seed = 30.0, 0
+    return c
+
+
 VIT_SIZES = {  # width, depth, heads
     "Ti": (192, 12, 3),
     "S": (384, 12, 6),

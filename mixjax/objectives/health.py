@@ -19,3 +19,14 @@ def health(z: Array) -> dict[str, Array]:
     spread = jnp.sqrt(jnp.sum(jnp.square(z - z.mean(axis=0)), axis=0) / max(n - 1, 1))
     together = (jnp.sum(jnp.square(z.sum(axis=0))) - n) / max(n * (n - 1), 1)
     return {"feature_std": spread.mean(), "mean_cosine": together}
+
+
+def queue_age(queue: Array, steps: Array, keys: int) -> Array:
+    """Steps since the oldest key of a queue [..., K, d] was written, [] float32.
+
+    steps: done so far; keys: written a step, over all leading axes. Rows of zeros have
+    not been written yet, and random rows that are there from the start are as old as
+    the run.
+    """
+    written = (queue != 0).any(axis=-1).sum()
+    return jnp.minimum(steps, written // keys).astype(jnp.float32)
