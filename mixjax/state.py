@@ -98,7 +98,8 @@ class Method(NamedTuple):
     loss: Callable  # (params, state, batch, rng) -> (scalar, Aux)
     update: Callable  # (state, carry) -> state, after the optimizer
     features: Callable  # (state, images) -> [B, D], what every evaluator reads
-    show: Callable  # (state, batch, rng) -> {caption: images [B,H,W,C]} to look at
+    show: Callable  # (state, batch, rng) -> {caption: images [B,H,W,C]} to look at;
+    #                 for columns of other kinds see evals/pictures.py
     together: int  # consecutive examples that one term of the loss looks at: 1 where
     #                each stands alone, g for groups of g, ALL for the whole batch
 

@@ -81,8 +81,7 @@ def make(*, count: int, sets, network, mesh, workdir: Path) -> Callable:
         images = pictures.to_pixels(found["images"], view.mean, view.std)
         lit = overlay(images, found["maps"])
         page = pictures.sheet({"input": images, "attention": lit})
-        png = pictures.save(page, workdir / "figures" / f"attention_{step:07d}.png")
-        writer.image(step, "attention", png, page.size[::-1])
+        pictures.publish(page, workdir, "attention", step, writer)
         return {}
 
     return run

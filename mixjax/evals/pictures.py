@@ -1,13 +1,16 @@
 """Pictures of what a method does to images: one row per image, one column per step.
 
 The columns and their captions come from `method.show`; here they are only brought back
-to 0..255 and laid out. Written to figures/<name>_<step>.png and to TensorBoard.
+to 0..255 and laid out. A column is normalised images [n, H, W, C], or shares of pixels
+[n, H, W] from 0, drawn black, to 1, or a pair of either with {name: numbers [n]} that
+are written under its pictures. Goes to figures/<name>_<step>.png and to TensorBoard.
 """
 
 import contextlib
 import io
 import os
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -17,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mixjax import meshes
 
 GAP = 6  # pixels between pictures
+LINE = 12  # pixels from one line of text to the next
 SMALLEST = 96  # pictures are enlarged, pixel by pixel, to at least this height
 
 
@@ -39,23 +43,34 @@ def wrap(text: str, width: int, font) -> list[str]:
     return lines
 
 
-def sheet(columns: dict[str, np.ndarray]) -> Image.Image:
-    """{caption: uint8 [n, H, W, 3]} -> one picture with captions above the columns."""
+def sheet(columns: dict[str, np.ndarray], notes: Mapping | None = None) -> Image.Image:
+    """{caption: uint8 [n, H, W, 3]} -> one picture with captions above the columns.
+
+    notes: {caption: the lines of text under each of its n pictures}.
+    """
+    notes = notes or {}
     n, h, w, _ = next(iter(columns.values())).shape
     zoom = max(1, -(-SMALLEST // h))
     h, w = h * zoom, w * zoom
     font = ImageFont.load_default()
-    captions = [wrap(caption, w, font) for caption in columns]
-    top = GAP + 12 * max(len(lines) for lines in captions)
-    size = (GAP + (w + GAP) * len(columns), top + (h + GAP) * n)
-    page = Image.new("RGB", size, "white")
+    captions = {caption: wrap(caption, w, font) for caption in columns}
+    top = GAP + LINE * max(map(len, captions.values()))
+    texts = [lines for column in notes.values() for lines in column]
+    row = h + LINE * max(map(len, texts), default=0) + GAP
+    page = Image.new("RGB", (GAP + (w + GAP) * len(columns), top + row * n), "white")
     draw = ImageDraw.Draw(page)
-    for i, (lines, images) in enumerate(zip(captions, columns.values(), strict=True)):
+
+    def write(x, y, lines):
+        draw.multiline_text((x, y + 2), "\n".join(lines), "black", font, spacing=2)
+
+    for i, (caption, images) in enumerate(columns.items()):
         x = GAP + i * (w + GAP)
-        draw.multiline_text((x, 2), "\n".join(lines), "black", font, spacing=2)
+        write(x, 0, captions[caption])
         for j, image in enumerate(images):
             large = image.repeat(zoom, axis=0).repeat(zoom, axis=1)
-            page.paste(Image.fromarray(large), (x, top + j * (h + GAP)))
+            page.paste(Image.fromarray(large), (x, top + j * row))
+        for j, lines in enumerate(notes.get(caption, ())):
+            write(x, top + j * row + h, lines)
     return page
 
 
@@ -70,18 +85,25 @@ def save(page: Image.Image, path: Path) -> bytes:
     return buffer.getvalue()
 
 
+def publish(page: Image.Image, workdir: Path, name: str, step: int, writer) -> None:
+    """Writes figures/<name>_<step>.png, and the same to TensorBoard."""
+    png = save(page, workdir / "figures" / f"{name}_{step:07d}.png")
+    writer.image(step, name, png, page.size[::-1])
+
+
 def painter(show: Callable, count: int, sets, mesh) -> Callable:
     """state -> what `show` makes of `count` held-out (or training) images.
 
-    show: (state, batch, rng) -> a tree of arrays with the images in front; it comes
-    back as NumPy.
+    show: (state, batch, rng) -> a dict of arrays with the images in front; it comes
+    back as NumPy, in the same order.
     """
     data = sets.test(count) or sets.bank(count)
 
     def few(state, batch, resident):
         seen = data.augment(batch, resident, jax.random.key(0))
         first = jax.tree.map(lambda x: x[: min(count, data.source.size)], seen)
-        return show(state, first, jax.random.key(0))
+        found = show(state, first, jax.random.key(0))
+        return OrderedDict(found)  # a dict would come back sorted
 
     run = jax.jit(few, out_shardings=meshes.replicated(mesh))
 
@@ -92,9 +114,33 @@ def painter(show: Callable, count: int, sets, mesh) -> Callable:
     return paint
 
 
-def columns(panels: dict[str, np.ndarray], view) -> dict[str, np.ndarray]:
-    """Normalised images as pixels; view: the one that normalised them."""
-    return {k: to_pixels(x, view.mean, view.std) for k, x in panels.items()}
+def columns(panels: Mapping, view) -> dict[str, np.ndarray]:
+    """The pictures of panels as pixels; view: the one that normalised them."""
+
+    def pixels(x):
+        if x.ndim == 3:  # shares
+            x = np.rint(x.clip(0, 1) * 255).astype(np.uint8)
+            return np.repeat(x[..., None], 3, axis=-1)  # [n, H, W, 3]
+        return to_pixels(x, view.mean, view.std)
+
+    parts = {k: x[0] if isinstance(x, tuple) else x for k, x in panels.items()}
+    return {k: pixels(x) for k, x in parts.items()}
+
+
+def notes(panels: Mapping) -> dict[str, list[list[str]]]:
+    """The numbers of panels as lines under each picture, "lam 0.617"."""
+
+    def lines(numbers):
+        names = list(numbers)
+        rows = zip(*numbers.values(), strict=True)
+        return [[f"{k} {v:.3g}" for k, v in zip(names, r, strict=True)] for r in rows]
+
+    return {k: lines(x[1]) for k, x in panels.items() if isinstance(x, tuple)}
+
+
+def page(panels: Mapping, view) -> Image.Image:
+    """The sheet of what method.show returns."""
+    return sheet(columns(panels, view), notes(panels))
 
 
 def make(*, count: int, sets, method, mesh, workdir: Path) -> Callable:
@@ -102,9 +148,8 @@ def make(*, count: int, sets, method, mesh, workdir: Path) -> Callable:
     paint = painter(method.show, count, sets, mesh)
 
     def run(state, step, writer):
-        page = sheet(columns(paint(state), sets.eval_view))
-        png = save(page, workdir / "figures" / f"pictures_{step:07d}.png")
-        writer.image(step, "pictures", png, page.size[::-1])
+        drawn = page(paint(state), sets.eval_view)
+        publish(drawn, workdir, "pictures", step, writer)
         return {}
 
     return run

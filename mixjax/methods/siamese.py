@@ -34,7 +34,7 @@ from mixjax import mixtures as image_mixtures
 from mixjax import objectives
 from mixjax.branches import Branch, in_order
 from mixjax.errors import UsageError, check_name
-from mixjax.objectives.health import health
+from mixjax.objectives.health import health, queue_age
 from mixjax.objectives.mixing import Pairing, Pairs, losses
 from mixjax.registry import call
 from mixjax.schedules import momentum
@@ -50,6 +50,39 @@ from mixjax.state import (
 )
 
 PURPOSE = 1 << 30  # keeps the keys here apart from those of views
+
+
+def regrouped(sections: Mapping, batch: int) -> dict:
+    """Sections of mixtures for a few pictures to look at.
+
+    In as many groups as recipes have an image might be its own partner: here every
+    group has two at least, as far as `batch` has them.
+    """
+
+    def fit(fields):
+        fits = [g for g in range(1, batch // 2 + 1) if batch % g == 0]
+        groups = max((g for g in fits if g <= fields["groups"]), default=1)
+        return {**fields, "groups": groups}
+
+    return {k: fit(v) if "groups" in v else v for k, v in sections.items()}
+
+
+def panels(name: str, mixed: Mixed, weighted: bool) -> dict:
+    """A mixture for pictures.sheet: in both orders, with the weights of its terms.
+
+    At each place stands the mixture that its image is held in, by lam and, in reverse
+    order, by 1 - lam. weighted: whether the loss has two such terms.
+    """
+    images, lam = mixed.images, mixed.lam
+    share = jnp.repeat(mixed.mask[..., 0], len(images) // len(mixed.mask), axis=0)
+    weight = lam if weighted else jnp.ones_like(lam)
+    found = {name: (images, {"lam": lam, "weight": weight})}
+    found[f"{name}: own share"] = share  # [B, H, W]
+    if weighted and mixed.partner is not None:
+        places = jnp.argsort(mixed.partner, axis=1)
+        back = sides.reordered({"map": images}, places)["map"]
+        found[f"{name} in reverse order"] = back, {"weight": 1 - lam}
+    return found
 
 
 def make(
@@ -98,7 +131,7 @@ def make(
         copy = sides.new_teacher(params, stats) if tau else {}
         return Variables(params, stats, copy, memory)
 
-    def blend(views, rng) -> tuple[dict[str, Mixed], dict[Branch, Array]]:
+    def blend(views, rng, mix) -> tuple[dict[str, Mixed], dict[Branch, Array]]:
         """The mixtures of a batch by name, and the images of all branches."""
         images = {Branch(i, 0): x for i, x in enumerate(views)}
         found = {}
@@ -149,7 +182,7 @@ def make(
     def loss(params, state, batch, rng):
         views, memory = batch["views"], state.memory
         keys = jax.random.split(jax.random.fold_in(rng, PURPOSE), 3)
-        mixtures, images = blend(views, keys[0])
+        mixtures, images = blend(views, keys[0], mix)
         calls = pairing.calls(len(views), len(mixtures))
         online, target, stats, carry = see(params, state, images, calls, keys[1])
         both = plain, special
@@ -161,6 +194,9 @@ def make(
         clean = sorted({j for _, j in calls[0]})
         carry["memory"] = plain.remember(memory, [target[0][j] for j in clean])
         metrics |= health(online[0][Branch(0, 0)]["projection"])
+        if "queue" in memory:
+            keys = len(clean) * len(views[0])
+            metrics["queue_age"] = queue_age(memory["queue"], state.step, keys)
         if tau:
             metrics["teacher_distance"] = sides.distance(state.teacher, params)
         return sum(terms.values()), Aux(stats, jax.lax.stop_gradient(carry), metrics)
@@ -181,9 +217,15 @@ def make(
         return outputs[evaluate].astype(jnp.float32)
 
     def show(state, batch, rng):
-        mixtures, images = blend(batch["views"] * 2, rng)
-        panels = {"input": images[Branch(0, 0)]}
-        return panels | {name: mixed.images for name, mixed in mixtures.items()}
+        views = batch["views"]
+        one = len(views) == 1
+        names = ["input"] if one else [f"view {i + 1}" for i in range(len(views))]
+        found = dict(zip(names, views, strict=True))
+        few = image_mixtures.make(regrouped(mixtures, len(views[0])))
+        for name, mixed in blend(views * 2, rng, few)[0].items():
+            twins = pairing.branches == "both" and mixed.partner is not None
+            found |= panels(name, mixed, weighted=not twins)
+        return found
 
     return Method(
         init=init,
