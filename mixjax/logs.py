@@ -19,6 +19,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.histogram_pb2 import HistogramProto
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -88,6 +89,14 @@ class Writer:
         self._event(
             step, summary=Summary(value=[Summary.Value(tag=tag, image=picture)])
         )
+
+    def histograms(self, step: int, found: dict[str, dict]) -> None:
+        """Histograms by tag; each has the fields of TensorBoard's HistogramProto."""
+        values = [
+            Summary.Value(tag=tag, histo=HistogramProto(**fields))
+            for tag, fields in found.items()
+        ]
+        self._event(step, summary=Summary(value=values))
 
     def _scalars(self, step: int, values: dict) -> None:
         pairs = [Summary.Value(tag=k, simple_value=v) for k, v in values.items()]

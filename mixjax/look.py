@@ -2,21 +2,27 @@
 
 Draws what a run has learned so far, from its newest checkpoint: what its method makes
 of pictures (masks or mixtures, whose token is whose, reconstructions), and where the
-last layer of its encoder looks, beside that of another run on the same pictures.
+last layer of its encoder looks, beside that of another run on the same pictures: the
+attention of a transformer, the activation of a residual network. With --points, how
+its features of so many pictures lie in the plane, too (t-SNE; needs scikit-learn).
 
   --workdir=RUN          the folder of a run
-  --beside=RUN           another one, for its attention maps; same size of pictures
+  --beside=RUN           another one, for its maps; same size of pictures
   --config.FIELD=VALUE   other values, such as --config.data.source=folder:photos
   --count=8              pictures
+  --points=0             points of t-SNE, such as 2000
   --out=DIR              where the drawings go; RUN/figures/look unless given
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from mixjax import errors
 from mixjax.state import Clock
+
+AT_ONCE = 256  # pictures of t-SNE that go through the network together
 
 
 class Run(NamedTuple):
@@ -29,8 +35,11 @@ class Run(NamedTuple):
     step: int
 
 
-def open_run(path: str, field: str, changes: dict, count: int, mesh) -> Run:
-    """Rebuilds the run in workdir `path` from its config.json and newest checkpoint."""
+def open_run(path: str, field: str, changes: dict, batch: int, mesh) -> Run:
+    """Rebuilds the run in workdir `path` from its config.json and newest checkpoint.
+
+    batch: pictures that go through at a time.
+    """
     import jax
 
     from mixjax import checkpoint, data, meshes, methods, models, recipes
@@ -40,7 +49,7 @@ def open_run(path: str, field: str, changes: dict, count: int, mesh) -> Run:
     if not saved.is_file():
         raise errors.UsageError(f"{field}={path} is not a run: {saved} does not exist.")
     config = recipes.override(recipes.recorded(saved), changes)
-    config.data.eval_batch = -(-count // mesh.size) * mesh.size
+    config.data.eval_batch = -(-batch // mesh.size) * mesh.size
     sets = data.make(config.data, batch=1, seed=config.seed, mesh=mesh)
     network = models.make(config.model)
     method = methods.make(config.method, network, clock=Clock(1, 1))
@@ -53,30 +62,80 @@ def open_run(path: str, field: str, changes: dict, count: int, mesh) -> Run:
     return Run(sets, network, method, state, step)
 
 
-def draw(run: Run, beside: Run | None, count: int, mesh, folder: Path) -> list[Path]:
-    """Writes pictures.png and attention.png; returns their paths."""
+def sight(run: Run) -> tuple[str, Callable]:
+    """("attention" or "activation", what shows it) of the run's encoder."""
+    import jax
+
+    from mixjax.evals import activation, attention
+
+    geometry = run.network.geometry
+    shape = (1, *geometry.image_size, geometry.channels)
+    image = jax.ShapeDtypeStruct(shape, "float32")
+    encode = run.network.encode
+    outputs = jax.eval_shape(encode, run.state.params, run.state.stats, image)
+    attends = "notes" in outputs  # what layers of attention note of themselves
+    file = attention if attends else activation
+    return ("attention" if attends else "activation"), file.shower(run.network)
+
+
+def maps(runs: dict[str, Run], count: int, mesh):
+    """A page of where the encoders look, on the same pictures."""
     from mixjax.evals import attention, pictures
 
-    paint = pictures.painter(run.method.show, count, run.sets, mesh)
-    panels = pictures.columns(paint(run.state), run.sets.eval_view)
-    maps = {}
-    for name, one in {"": run, " beside": beside}.items():
-        if one is None:
-            continue
-        show = attention.shower(one.network)
+    columns = {}
+    for name, one in runs.items():
+        kind, show = sight(one)
         found = pictures.painter(show, count, one.sets, mesh)(one.state)
         view = one.sets.eval_view
         images = pictures.to_pixels(found["images"], view.mean, view.std)
-        maps.setdefault("input", images)
-        if images.shape != maps["input"].shape:
+        columns.setdefault("input", images)
+        if images.shape != columns["input"].shape:
             raise errors.UsageError("--beside: its pictures have another size.")
         lit = attention.overlay(images, found["maps"])
-        maps[f"attention{name}, step {one.step}"] = lit
+        columns[f"{kind}{name}, step {one.step}"] = lit
+    return pictures.sheet(columns)
+
+
+def plane(runs: dict[str, Run], points: int, mesh):
+    """A page of features in the plane."""
+    from mixjax.evals import embedding, pictures
+
+    columns = {}
+    for name, one in runs.items():
+        data = one.sets.test(points) or one.sets.bank(points)
+        how = dict(sets=one.sets, method=one.method, mesh=mesh, check=lambda: None)
+        how |= dict(points=points, perplexity=min(30.0, data.source.size / 4), seed=0)
+        columns[f"t-SNE{name}, step {one.step}"] = embedding.mapper(**how)(one.state)
+    return pictures.sheet({caption: x[None] for caption, x in columns.items()})
+
+
+def draw(
+    run: Run, beside: Run | None, count: int, points: int, mesh, folder: Path
+) -> list[Path]:
+    """Writes pictures.png, attention.png or activation.png, and embedding.png if there
+    are to be points; returns their paths."""
+    from mixjax.evals import pictures
+
+    runs = {"": run} | ({" beside": beside} if beside else {})
+    paint = pictures.painter(run.method.show, count, run.sets, mesh)
+    pages = {"pictures": pictures.page(paint(run.state), run.sets.eval_view)}
+    pages[sight(run)[0]] = maps(runs, count, mesh)
+    if points:
+        pages["embedding"] = plane(runs, points, mesh)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / "pictures.png", folder / "attention.png"]
-    for path, columns in zip(paths, (panels, maps), strict=True):
-        pictures.save(pictures.sheet(columns), path)
+    paths = [folder / f"{name}.png" for name in pages]
+    for path, page in zip(paths, pages.values(), strict=True):
+        pictures.save(page, path)
     return paths
+
+
+def number(given: dict, flag: str, usual: str) -> int:
+    """The value of a flag that is a whole number; UsageError if it is too small."""
+    text, least = given.get(flag, usual), {"count": 1, "points": 0}[flag]
+    if not text.isdigit() or int(text) < least:
+        what = {"count": "pictures", "points": "points"}[flag]
+        raise errors.UsageError(f"--{flag}={text} is not a number of {what}.")
+    return int(text)
 
 
 def run(argv: list[str]) -> int:
@@ -86,23 +145,23 @@ def run(argv: list[str]) -> int:
     try:
         given = dict(recipes.pairs(argv))
         changes = {k: v for k, v in given.items() if k.startswith("config.")}
-        known = ("workdir", "beside", "count", "out")
+        known = ("workdir", "beside", "count", "points", "out")
         for flag in given.keys() - changes.keys():
             errors.check_name("flag", flag, known)
         if "workdir" not in given:
             raise errors.UsageError("--workdir is missing; name the folder of a run.")
-        count = given.get("count", "8")
-        if not count.isdigit() or int(count) < 1:
-            raise errors.UsageError(f"--count={count} is not a number of pictures.")
+        count = number(given, "count", "8")
+        points = number(given, "points", "0")
         cpu.tune()
         from mixjax import meshes
 
         mesh = meshes.make(fsdp=1)
-        how = changes, int(count), mesh
+        how = changes, max(count, min(points, AT_ONCE)), mesh
         seen = open_run(given["workdir"], "--workdir", *how)
         beside = "beside" in given and open_run(given["beside"], "--beside", *how)
         folder = Path(given.get("out") or f"{given['workdir']}/figures/look")
-        for path in draw(seen, beside or None, int(count), mesh, folder.expanduser()):
+        much = count, points, mesh, folder.expanduser()
+        for path in draw(seen, beside or None, *much):
             print(path)
         return errors.DONE
     except errors.UsageError as error:
