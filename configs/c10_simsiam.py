@@ -3,8 +3,8 @@
     python -m mixjax.main --config=configs/c10_simsiam.py --workdir=...
     variants: :mixture=unmix (mixmask, both, erase), :branches=both, :epochs=
 
-HUA's form of it reaches 90.3 (kNN) and 90.83 (linear) in 800 epochs with 2048 numbers
-instead of 128. One GPU, some hours.
+PatrickHua/SimSiam reaches 90.3 (kNN) and 90.83 (linear) in 800 epochs, with 2048
+numbers instead of 128. One GPU, some hours.
 """
 
 from configs import siamese

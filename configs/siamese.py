@@ -69,7 +69,10 @@ def small(name: str, view: str, batch: int, epochs: float) -> ConfigDict:
     c.method = siamese()
     c.evals = ConfigDict()
     c.evals.knn = common.knn(k=200, temperature=0.1, every_epochs=10.0)
+    c.evals.health = common.health(every_epochs=10.0)
     c.evals.pictures = common.pictures(every_epochs=100.0)
+    c.evals.activation = common.activation(every_epochs=100.0)
+    c.evals.histograms = common.histograms(every_epochs=100.0)
     c.checkpoint.every_epochs = 10.0
     return c
 
@@ -90,7 +93,10 @@ def imagenet(view: str, batch: int, epochs: float) -> ConfigDict:
     c.evals = ConfigDict()
     c.evals.knn = common.knn(k=20, temperature=0.07, every_epochs=20.0)
     c.evals.knn.bank = 128_000
+    c.evals.health = common.health(every_epochs=20.0)
     c.evals.pictures = common.pictures(every_epochs=20.0)
+    c.evals.activation = common.activation(every_epochs=20.0)
+    c.evals.histograms = common.histograms(every_epochs=20.0)
     return c
 
 
@@ -147,7 +153,11 @@ def moco_cifar(name: str, epochs: float, symmetric: bool) -> ConfigDict:
 
 
 def htdt(name: str, epochs: float, batch: int) -> ConfigDict:
-    """The frame of HTDT's code: Adam, drops near the end, heads of 1024."""
+    """The frame of htdt/self-supervised, the code of W-MSE: Adam, heads of 1024.
+
+    500 steps of warm-up, then a constant rate that drops 50 and 25 epochs before the
+    end. Un-Mix and MixMask take SimCLR, BYOL and W-MSE from it.
+    """
     view = f"{JITTER} | gray(.1) | crop(SIZE, scale=(.2, 1)) | flip"
     c = small(name, view, batch, epochs)
     out = 64 if name in ("c10", "c100") else 128
@@ -200,8 +210,8 @@ def wmse(name: str, epochs: float, views: int) -> ConfigDict:
 def simsiam_cifar(name: str, epochs: float) -> ConfigDict:
     """SimSiam at CIFAR size, as behind MixMask's table 5: two layers, 128 numbers.
 
-    As HUA's code has it: the predictor keeps its rate, pictures are normalised by
-    ImageNet's statistics, and the network's own stem starts as its other convolutions.
+    As PatrickHua/SimSiam has it: the predictor keeps its rate, pictures are normalised
+    by ImageNet's statistics, and the stem starts as the network's other convolutions.
     """
     view = f"crop(SIZE, scale=(.2, 1), filter='bilinear') | flip | {JITTER} | gray(.2)"
     c = small(name, view, batch=512, epochs=epochs)
