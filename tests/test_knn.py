@@ -176,13 +176,12 @@ def test_no_evaluator_without_labels_or_a_test_split(
 def test_examples_without_a_label_are_no_neighbours(mesh, tmp_path):
     """As most of STL-10's training pictures are: nearest of all, and not counted."""
     level = lambda *values: np.array(values, np.uint8)[:, None, None, None]
-    arrays = {"train_image": level(10, 200, 20, 190), "train_label": [0, 1, -1, -1]}
+    arrays = {"train_image": level(10, 200, 20, 190, 20, 190, 20, 190)}
+    arrays["train_label"] = [0, 1] + 6 * [-1]
     arrays |= {"test_image": level(20, 190), "test_label": [0, 1]}
     np.savez(tmp_path / "some.npz", **arrays)
     view = "normalize((.5,), (1.,))"
-    sets = open_sets(
-        mesh, source=f"npz:{tmp_path}/some.npz", views=(view,), eval_view=view, batch=1
-    )
+    sets = open_sets(mesh, source=f"npz:{tmp_path}/some.npz", eval_view=view)
     context = {"sets": sets, "method": PIXELS, "mesh": mesh, "check": lambda: None}
     found = knn.make(**FIELDS | {"vote": "majority", "k": 1}, **context)({}, 0, None)
     assert found == {"knn/k=1/top1": 100, "knn/examples": 2, "knn/bank": 2}
