@@ -31,7 +31,7 @@ from mixjax.branches import Branch
 from mixjax.errors import UsageError, check_name
 from mixjax.mixtures import twin_boxes
 from mixjax.objectives import region_terms
-from mixjax.objectives.health import health
+from mixjax.objectives.health import health, queue_age
 from mixjax.objectives.region_pool import region_mean
 from mixjax.registry import call
 from mixjax.schedules import momentum
@@ -134,8 +134,9 @@ def make(
         region = {"projection": region}
         return {"full": {"projection": whole}, "outside": region, "inside": region}
 
-    def blend(rng, views) -> tuple[Mixed, Mixed]:
-        return mix(*views, *draw(rng, *views[0].shape[1:3]))
+    def weight_of(mixed: Mixed) -> Array:
+        """lam of every image [B]."""
+        return mixed.lam if fixed is None else jnp.full_like(mixed.lam, fixed)
 
     def queries(params, stats, x1, mixed):
         """{of what: outputs} of view 1 and its mixture, and batch statistics."""
@@ -158,20 +159,21 @@ def make(
         teacher = {**teacher, "stats": stats}
         found, stats = sides.teach(network, teacher, {other: mixed.images}, False, rng)
         parted = regions(network, params, found[other]["map"], mixed.mask)
-        return jax.lax.stop_gradient(({"full": full[clean]} | parted, stats))
+        return {"full": full[clean]} | parted, stats
 
     def loss(params, state, batch, rng):
         (x1, x2), memory = batch["views"], state.memory
         rngs = jax.random.split(jax.random.fold_in(rng, PURPOSE))
-        first, second = blend(rngs[0], (x1, x2))
+        first, second = mix(x1, x2, *draw(rngs[0], *x1.shape[1:3]))
         query, stats = queries(params, state.stats, x1, first)
         key, taught = keys_of(params, state.teacher, x2, second, rngs[1])
-        share = first.lam if fixed is None else jnp.full_like(first.lam, fixed)
+        weight = weight_of(first)
         value, metrics = region_terms.total(
-            moco, terms, query, key, memory, share, first.partner
+            moco, terms, query, key, memory, weight, first.partner
         )
         carry = {"memory": region_terms.remember(moco, memory, key), "stats": taught}
-        metrics |= {"lam": share.mean()} | health(query["full"]["projection"])
+        metrics |= {"lam": weight.mean()} | health(query["full"]["projection"])
+        metrics["queue_age"] = queue_age(memory["main"]["queue"], state.step, len(x1))
         metrics["teacher_distance"] = sides.distance(state.teacher, params)
         return value, Aux(stats, jax.lax.stop_gradient(carry), metrics)
 
@@ -188,20 +190,18 @@ def make(
         return outputs[evaluate].astype(jnp.float32)
 
     def show(state, batch, rng):
-        x1, x2 = (*batch["views"], batch["views"][0])[:2]
-        first, second = blend(rng, (x1, x2))
-
-        def inside(mixed):
-            each = len(mixed.images) // len(mixed.mask)
-            return mixed.images * jnp.repeat(1 - mixed.mask, each, axis=0)
-
-        return {
-            "input": x1,
-            "mixture": first.images,
-            "inside": inside(first),
-            "other view": x2,
-            "its mixture": second.images,
-            "its inside": inside(second),
+        views = batch["views"]
+        names = ["view 1", "view 2"] if len(views) == 2 else ["input"]
+        x1, x2 = (views * 2)[:2]
+        # One box for all: few pictures cannot be as many groups as a batch.
+        few = twin_boxes.boxes(gamma=mixture["gamma"], groups=1)
+        first, second = mix(x1, x2, *few(rng, *x1.shape[1:3]))
+        own = lambda mixed: jnp.broadcast_to(mixed.mask[..., 0], x1.shape[:3])
+        return dict(zip(names, views, strict=True)) | {
+            "mixture 1": (first.images, {"lam": weight_of(first)}),
+            "mixture 1: own share": own(first),  # [B, H, W]
+            "mixture 2": second.images,
+            "mixture 2: own share": own(second),
         }
 
     return Method(
