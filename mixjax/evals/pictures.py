@@ -2,8 +2,9 @@
 
 The columns and their captions come from `method.show`; here they are only brought back
 to 0..255 and laid out. A column is normalised images [n, H, W, C], or shares of pixels
-[n, H, W] from 0, drawn black, to 1, or a pair of either with {name: numbers [n]} that
-are written under its pictures. Goes to figures/<name>_<step>.png and to TensorBoard.
+[n, H, W] from 0, black, to 1, light grey, or a pair of either with {name: numbers [n]}
+that are written under its pictures. Goes to figures/<name>_<step>.png and to
+TensorBoard.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mixjax import meshes
 
 GAP = 6  # pixels between pictures
+LIGHT = 220  # the paper is white
 LINE = 12  # pixels from one line of text to the next
 SMALLEST = 96  # pictures are enlarged, pixel by pixel, to at least this height
 
@@ -119,7 +121,7 @@ def columns(panels: Mapping, view) -> dict[str, np.ndarray]:
 
     def pixels(x):
         if x.ndim == 3:  # shares
-            x = np.rint(x.clip(0, 1) * 255).astype(np.uint8)
+            x = np.rint(x.clip(0, 1) * LIGHT).astype(np.uint8)
             return np.repeat(x[..., None], 3, axis=-1)  # [n, H, W, 3]
         return to_pixels(x, view.mean, view.std)
 
