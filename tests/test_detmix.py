@@ -145,6 +145,8 @@ def test_what_the_mixtures_show():
     for mix, inside in partners.items():
         mixed = mix(x1, x2, first, second)
         for i, own in enumerate((x1, x2)):
+            drawn = (first, second)[i][1]
+            np.testing.assert_array_equal(mixed[i].mask[..., 0], drawn)
             mask = jnp.repeat(mixed[i].mask, 2, axis=0)
             other = jnp.float32(jnp.asarray(inside[i]))[:, None, None, None]
             expected = jnp.where(mask == 1, own, other)
