@@ -290,6 +290,15 @@ def test_settings_of_mixtures(name, probability, grid, kind, groups, shared):
         assert (section.groups, section.shared) == (groups, shared)
 
 
+def test_the_baseline_of_lam_is_moco_with_cutmix_and_bicubic_crops():
+    config, moco = load("c10_lam_cutmix"), load("c10_moco:mixture=unmix")
+    assert config.method.mixtures.unmix.probability == 0
+    config.method.mixtures.unmix.probability = 0.5
+    assert config.method == moco.method and config.optim == moco.optim
+    assert config.data.views[0].replace("bicubic", "bilinear") == moco.data.views[0]
+    assert config.data.views != moco.data.views
+
+
 def test_a_ratio_may_be_drawn():
     ratio = lambda text: load(f"c10_moco:mixture=mixmask,{text}").method.mixtures
     assert ratio("ratio=.25").mixmask.ratio == 0.25
