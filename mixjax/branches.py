@@ -33,13 +33,32 @@ def in_order(branches: Iterable[Branch]) -> list[Branch]:
     return list(dict.fromkeys(branches))
 
 
+@jax.custom_vjp
+def permuted(x: Array, places: Array) -> Array:
+    """x [G, n, ...] with row places[g, i] at i; `places` [G, n] are permutations.
+
+    Its gradient is the inverse permutation; the derived one would be a scatter.
+    """
+    return jax.vmap(lambda rows, place: jnp.take(rows, place, axis=0))(x, places)
+
+
+def _permuted_forward(x, places):
+    return permuted(x, places), places
+
+
+def _permuted_backward(places, g):
+    return permuted(g, jnp.argsort(places, axis=1)), None
+
+
+permuted.defvjp(_permuted_forward, _permuted_backward)
+
+
 def reordered(outputs: dict, places: Array) -> dict:
     """Outputs by example [B, ...] in the order `places` [G, n] within each group."""
 
     def one(x):
         rows = groups.split(x, places.shape[0])  # [G, n, ...]
-        rows = jax.vmap(lambda row, place: jnp.take(row, place, axis=0))(rows, places)
-        return groups.merge(rows)  # [B, ...]
+        return groups.merge(permuted(rows, places))  # [B, ...]
 
     return {k: one(v) if k in BY_EXAMPLE else v for k, v in outputs.items()}
 

@@ -156,7 +156,7 @@ def siamese(framework: str, mixture: str = "none", more: str = "", **changes):
     c.data.eval_view = f"decode(channels=1) | resize(16) | {stats}"
     encoder = c.model.encoder
     encoder.image_size, encoder.channels = (16, 16), 1
-    encoder.layers, encoder.widths, encoder.stem_width = (1, 1, 1, 1), (8, 8, 16, 16), 8
+    encoder.layers, encoder.widths, encoder.stem_width = (1, 1), (8, 16), 8
     out = 8
     for part in ("projector", "predictor"):
         if part in c.model:
