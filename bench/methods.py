@@ -63,19 +63,8 @@ def main() -> None:
     if options.worker:
         return worker(options)
 
-    takes, ends, facts = {}, [], {}
-    for name in options.only.split(";"):
-        env = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-        takes[name], end, facts[name] = turns.start(name, **env)
-        ends.append(end)
-    times = {name: [] for name in takes}
-    for _ in range(options.rounds):
-        for name, take in takes.items():
-            times[name].append(take()["seconds"])
-    for end in ends:
-        end()
-
-    base = next(iter(takes))
+    times, facts = turns.race(options.only.split(";"), options.rounds)
+    base = next(iter(times))
     print(
         f"ViT-{options.model}/16, {options.batch} images or views, {options.rounds} "
         f"rounds of {options.steps} on {facts[base]['device']}, "

@@ -18,8 +18,9 @@ def prepare(config, batch: int):
     clock = schedules.Clock(1000, 10)
     schedule = schedules.make(config.schedule, batch=4096, clock=clock)
     shape = (batch, *network.geometry.image_size, 3)
-    images = jax.random.normal(jax.random.key(1), shape)
-    inputs = {"views": (images,), "index": jnp.arange(batch)}
+    keys = jax.random.split(jax.random.key(1), len(config.data.views))
+    views = tuple(jax.random.normal(key, shape) for key in keys)
+    inputs = {"views": views, "index": jnp.arange(batch)}
     example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs)
     variables = jax.eval_shape(method.init, jax.random.key(0), example)
     optimizer = optim.make(config.optim, schedule, variables.params, clock=clock)

@@ -53,6 +53,14 @@ def test_step(tmp_path):
     assert all(row["img_per_sec"] > 0 for row in found["rows"])
 
 
+def test_mixtures(tmp_path):
+    size = ("--width=4", "--batch=8", "--rounds=1", "--only=MoCo, none;MoCo, unmix")
+    lines, found = run(tmp_path, "mixtures.py", *size)
+    check_record(found, rows=2)
+    assert figures(lines, "MoCo, none", 28)[1:] == [1.0, 1.0, 1.0]
+    assert figures(lines, "MoCo, unmix", 28)[3] == 1.75
+
+
 def test_methods(tmp_path):
     size = ("--layers=1", "--batch=4", "--rounds=1", "--only=MAE;MixedAE")
     lines, found = run(tmp_path, "methods.py", *size)

@@ -65,7 +65,7 @@ class Pairing(NamedTuple):
         check_name("method.pairing.reduce", self.reduce, ["sum", "mean"])
         check_name("method.pairing.branches", self.branches, ["one", "both"])
         check_name("method.pairing.mixed_as", self.mixed_as, ["both", "online"])
-        check_name("method.pairing.reverse", self.reverse, ["both", "target"])
+        check_name("method.pairing.reverse", self.reverse, ["both", "target", "none"])
         return self
 
     @property
@@ -121,11 +121,12 @@ def mixture_loss(
     """lam * compared + (1 - lam) * compared in reverse order, averaged over the batch.
 
     reverse: "both" re-orders the mixture as what predicts and as what is predicted,
-    "target" only the latter (SwAV's mixtures as released).
+    "target" only the latter (SwAV's mixtures as released); "none" leaves the second
+    term out (Lam's text of MoCo with CutMix).
     """
     rngs = jax.random.split(rng)
     loss = mixed.lam * compared(objective, online, target, pairs, memory, rngs[0])
-    if mixed.partner is not None:
+    if mixed.partner is not None and reverse != "none":
         places = jnp.argsort(mixed.partner, axis=1)  # the inverse permutation
         back = lambda outputs: {
             b: reordered(x, places) if b.mixture else x for b, x in outputs.items()

@@ -1,0 +1,105 @@
+"""What a mixture costs beside its base method, in turns.
+
+    python bench/mixtures.py                    ResNet-18 on 32 pixels, float32 on a CPU
+    python bench/mixtures.py --batch=512        on a GPU, bfloat16
+
+Every contender is a process of its own that compiles, warms up and waits for its turn;
+round after round each takes one training step of its CIFAR-10 recipe on the same
+pictures. Prints milliseconds per image, the ratio to the method alone (the median over
+rounds of the two turns of a round), the ratio of matrix operations, and the ratio of
+passes, a backward pass counted as two: asymmetric MoCo has 4 (two forward, one
+backward), and a mixture adds 3.
+"""
+
+import argparse
+import statistics
+
+import record
+import turns
+
+METHODS = {  # name -> (recipe, variants, passes of the method alone)
+    "MoCo": ("c10_moco", "", 4),
+    "MoCo symmetric": ("c10_moco", "symmetric=1", 8),
+    "SimCLR": ("c10_simclr", "", 6),
+}
+MIXTURES = {"none": 0, "unmix": 1, "mixmask": 1, "both": 2, "erase": 2}  # images more
+CONTENDERS = [f"{m}, {x}" for m in METHODS for x in MIXTURES]
+
+
+def worker(options) -> None:
+    """Prepares one contender, then times a turn whenever asked to."""
+    from mixjax import cpu
+
+    cpu.tune()
+    import ours
+
+    from mixjax import recipes
+
+    name, mixture = options.worker.split(", ")
+    file, variants, _ = METHODS[name]
+    arg = ",".join(filter(None, (variants, f"mixture={mixture}")))
+    config = recipes.load(f"{record.ROOT}/configs/{file}.py:{arg}")
+    if options.width:
+        encoder, width = config.model.encoder, options.width
+        encoder.stem_width, encoder.widths = (
+            width,
+            tuple(width * n for n in (1, 2, 4, 8)),
+        )
+    each = 2 if "symmetric" in name else 1
+    if "queue" in config.method.objective:
+        config.method.objective.queue = options.batch * each * 8
+    run, facts = ours.prepare(config, options.batch)
+    for _ in range(2):
+        run()
+    turns.serve(facts, turns.timed(run, options.steps))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--width", type=int, help="of the first stage, for a quick look"
+    )
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=1, help="steps a turn")
+    parser.add_argument("--only", default=";".join(CONTENDERS), help="contenders")
+    parser.add_argument("--json", help="write the figures to this file")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        return worker(options)
+
+    rows, facts, device = [], {}, ""
+    for method, (_, _, passes) in METHODS.items():
+        names = [n for n in options.only.split(";") if n.startswith(f"{method}, ")]
+        if not names:
+            continue
+        times, found = turns.race(names, options.rounds)
+        facts |= found
+        base = names[0]
+        if not device:
+            device = found[base]["device"]
+            print(f"{options.batch} images, {options.rounds} rounds on {device}")
+            print(f"{'':28}{'ms each':>10}{'time':>10}{'operations':>12}{'passes':>10}")
+        for name, seconds in times.items():
+            rounds = zip(seconds, times[base], strict=True)
+            more = 3 * MIXTURES[name.split(", ")[1]]
+            row = {
+                "name": name,
+                "ms_each": 1e3 * statistics.median(seconds) / options.batch,
+                "time_ratio": statistics.median(a / b for a, b in rounds),
+                "work_ratio": found[name]["work"] / found[base]["work"],
+                "pass_ratio": 1 + more / passes,
+                "rounds": seconds,
+            }
+            rows.append(row)
+            print(
+                f"{name:28}{row['ms_each']:10.2f}{row['time_ratio']:10.3f}"
+                f"{row['work_ratio']:12.3f}{row['pass_ratio']:10.3f}",
+                flush=True,
+            )
+    record.write(options.json, rows, facts=facts)
+
+
+if __name__ == "__main__":
+    main()
