@@ -5,13 +5,14 @@ them whatever the loss: which go through the network together, in what order, an
 teacher, a copy of the network that follows it as a moving average.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from mixjax import groups
+from mixjax.errors import check_name
 from mixjax.state import Array, Network, Tree
 
 BY_EXAMPLE = ("features", "projection", "prediction", "embedding", "scores", "map")
@@ -113,6 +114,23 @@ def forward(
         found, stats = run(x, stats)
         outputs |= zip(same, separate(found, len(same)), strict=True)
     return outputs, stats
+
+
+def reader(network: Network, evaluate: str) -> Callable:
+    """(state, images) -> [B, D] float32, what evaluators read of a siamese network.
+
+    evaluate: "features" of the encoder, or the "projection" of them. UsageError else.
+    """
+    check_name("method.evaluate", evaluate, ["features", "projection"])
+    parts = ["encoder"] if evaluate == "features" else ["encoder", "projector"]
+
+    def features(state, images):
+        outputs, _ = network.run(
+            state.params, state.stats, {"images": images}, parts, train=False
+        )
+        return outputs[evaluate].astype(jnp.float32)
+
+    return features
 
 
 # --- the teacher ---------------------------------------------------------------------

@@ -22,7 +22,8 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 
 def pytest_sessionfinish(session):
-    if "mixjax-xla-" in CACHE:
+    worker = hasattr(session.config, "workerinput")  # of several that share the cache
+    if "mixjax-xla-" in CACHE and not worker:
         shutil.rmtree(CACHE, ignore_errors=True)
 
 

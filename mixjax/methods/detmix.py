@@ -98,7 +98,6 @@ def make(
     draw = call("method.mixture", twin_boxes.boxes, mixture)
     mix = {1: twin_boxes.mix_views, 2: twin_boxes.mix_batch}[approach]
     tau = call("method.teacher", momentum, teacher, clock=clock)
-    check_name("method.evaluate", evaluate, ["features", "projection"])
     parts = [part for part in network.parts if part in sides.TAUGHT]
 
     def init(rng, batch):
@@ -182,13 +181,6 @@ def make(
         new = sides.follow(state.teacher, state.params, carry["stats"], follow)
         return state.replace(teacher=new, memory=carry["memory"])
 
-    def features(state, images):
-        which = ["encoder"] if evaluate == "features" else ["encoder", "projector"]
-        outputs, _ = network.run(
-            state.params, state.stats, {"images": images}, which, train=False
-        )
-        return outputs[evaluate].astype(jnp.float32)
-
     def show(state, batch, rng):
         views = batch["views"]
         names = ["view 1", "view 2"] if len(views) == 2 else ["input"]
@@ -208,7 +200,7 @@ def make(
         init=init,
         loss=loss,
         update=update,
-        features=features,
+        features=sides.reader(network, evaluate),
         show=show,
         together=ALL,
     )

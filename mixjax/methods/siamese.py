@@ -111,7 +111,6 @@ def make(
     pairing = call("method.pairing", Pairing, pairing).check()
     check_name("method.join.encoder", join["encoder"], ["none", "all"])
     check_name("method.join.heads", join["heads"], ["none", "call", "all"])
-    check_name("method.evaluate", evaluate, ["features", "projection"])
     plain = objectives.make(objective, clock=clock)
     special = objectives.make({**objective, **mixed_objective}, clock=clock)
     mix = image_mixtures.make(mixtures)
@@ -209,13 +208,6 @@ def make(
         new = sides.follow(state.teacher, state.params, carry["stats"], follow)
         return state.replace(teacher=new)
 
-    def features(state, images):
-        parts = ["encoder"] if evaluate == "features" else ["encoder", "projector"]
-        outputs, _ = network.run(
-            state.params, state.stats, {"images": images}, parts, train=False
-        )
-        return outputs[evaluate].astype(jnp.float32)
-
     def show(state, batch, rng):
         views = batch["views"]
         one = len(views) == 1
@@ -231,7 +223,7 @@ def make(
         init=init,
         loss=loss,
         update=update,
-        features=features,
+        features=sides.reader(network, evaluate),
         show=show,
         together=ALL,
     )
