@@ -72,8 +72,8 @@ def cifar(epochs: float) -> ConfigDict:
     c.batch = 64
     c.data = common.data("npz:cifar10.npz", "train", "test")
     stats = "normalize((.4914, .4822, .4465), (.2023, .1994, .2010))"
-    c.data.views = (f"crop(32, scale=(.2, 1)) | flip | {stats}",)
-    c.data.eval_view = stats
+    c.data.views = (f"decode | crop(32, scale=(.2, 1)) | flip | {stats}",)
+    c.data.eval_view = f"decode | {stats}"
     c.data.eval_batch = 1000
     c.data.on_device = True
     c.model = ConfigDict()

@@ -1,11 +1,13 @@
 """Several resolutions: one step's queue is that of its resolution, and no other."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixjax import methods, models, optim, train
+from mixjax import methods, models, optim, recipes, train
 from mixjax.errors import UsageError
 from mixjax.state import Clock
 from tests import tiny
@@ -37,7 +39,7 @@ def test_each_resolution_has_its_queue():
     step = train.make_step(method, optimizer, lambda s: 0.01, same, config)
     traced = []
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=tiny.QUICK)
     def counted(state, batch):
         traced.append(1)
         return step(state, batch, {})
@@ -71,3 +73,19 @@ def test_a_network_of_one_size_is_refused():
     network = models.make(tiny.config().model)
     with pytest.raises(UsageError, match="images of one size"):
         methods.make(config.method, network, clock=CLOCK)
+
+
+def test_the_recipe():
+    """In all else the MoCo v2 recipe with Un-Mix."""
+    load = lambda name: recipes.load(f"{tiny.ROOT}/configs/{name}.py:mixture=unmix")
+    one, many = load("in1k_mocov2"), load("in1k_mocov2_multiscale")
+    assert many.method.resolutions == (160, 192, 224)
+    assert many.method.method == one.method
+    many.method = one.method
+    assert many == one
+    assert (
+        "mixmask"
+        in recipes.load(
+            f"{tiny.ROOT}/configs/in1k_mocov2_multiscale.py:mixture=mixmask"
+        ).method.method.mixtures
+    )

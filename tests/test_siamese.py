@@ -56,7 +56,7 @@ def test_it_learns_and_compiles_once(cell):
     step = train.make_step(method, optimizer, rate, same, config)
     traced = []
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=tiny.QUICK)
     def counted(state, batch):
         traced.append(1)
         return step(state, batch, {})
@@ -75,7 +75,7 @@ def test_it_learns_and_compiles_once(cell):
     assert method.together == ALL
 
 
-@pytest.mark.parametrize("cell", CELLS[:3], ids="-".join)
+@pytest.mark.parametrize("cell", CELLS[:2], ids="-".join)
 def test_eight_devices_agree_with_one(cell):
     _, method, batch, state = built(*cell)
 

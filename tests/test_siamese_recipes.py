@@ -27,7 +27,8 @@ EXAMPLES = {
 RECIPES = sorted(
     p.stem
     for p in CONFIGS.glob("*.py")
-    if p.stem.partition("_")[0] in EXAMPLES and "_lam_" not in p.stem
+    if p.stem.partition("_")[0] in EXAMPLES
+    and not ("_lam_" in p.stem or p.stem.endswith("_multiscale"))
 )
 MIXTURES = {
     "none": set(),
