@@ -159,10 +159,12 @@ def test_lengths_and_rates():
     rate, clock, _ = schedule_of("simmim_swinb.py")
     np.testing.assert_allclose(rate(0), 5e-7 * 4, rtol=1e-5)
     np.testing.assert_allclose(rate(11 * 625), 4e-4, rtol=1e-5)
-    np.testing.assert_allclose(rate(701 * 625), 4e-5, rtol=1e-5)
+    np.testing.assert_allclose(rate(700 * 625 - 1), 4e-4, rtol=1e-5)
+    np.testing.assert_allclose(rate(700 * 625), 4e-5, rtol=1e-5)
     rate, clock, _ = schedule_of("misimmim_swinb.py")
     np.testing.assert_allclose(rate(6 * 1251), 4e-4, rtol=1e-5)
-    np.testing.assert_allclose(rate(351 * 1251), 4e-5, rtol=1e-5)
+    np.testing.assert_allclose(rate(350 * 1251 - 1), 4e-4, rtol=1e-5)
+    np.testing.assert_allclose(rate(350 * 1251), 4e-5, rtol=1e-5)
 
 
 def rows():
