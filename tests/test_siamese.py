@@ -106,9 +106,10 @@ def test_features_and_pictures(cell):
     assert len(panels) >= 3
 
 
-def test_kill_and_resume_is_bit_equal(tmp_path):
-    """Queue, teacher, both networks' statistics and the mixtures' draws continue."""
-    config = tiny.siamese("moco", "both", steps=6, checkpoint__every_epochs=1e9)
+@pytest.mark.parametrize("cell", [("moco", "both"), ("swav", "unmix")], ids="-".join)
+def test_kill_and_resume_is_bit_equal(tmp_path, cell):
+    """Queues, teacher, prototypes, statistics and the mixtures' draws continue."""
+    config = tiny.siamese(*cell, steps=6, checkpoint__every_epochs=1e9)
     whole = tiny.run(tmp_path / "whole", config)
     tiny.run(tmp_path / "parts", config, tiny.StopAt(4))
     parts = tiny.run(tmp_path / "parts", config)
