@@ -322,6 +322,15 @@ def test_what_is_refused():
         changed.update_from_flattened_dict({field: value})
         with pytest.raises(UsageError, match=message):
             methods.make(changed, network, clock=CLOCK)
+    bare = config.model.copy_and_resolve_references()
+    del bare.projector
+    one = {"views": (jnp.zeros((1, 16, 16, 1)),) * 2, "index": jnp.zeros(1, jnp.int32)}
+    method = methods.make(config.method, models.make(bare), clock=CLOCK)
+    with pytest.raises(UsageError, match="needs a section model.projector"):
+        jax.eval_shape(method.init, jax.random.key(0), one)
+    bare.predictor = config.model.projector
+    with pytest.raises(UsageError, match="model.predictor needs a section"):
+        models.make(bare)
     method = methods.make(config.method, network, clock=CLOCK)
     one = {"views": (jnp.zeros((1, 16, 16, 1)),), "index": jnp.zeros(1, jnp.int32)}
     with pytest.raises(UsageError, match="needs at least two"):

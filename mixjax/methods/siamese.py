@@ -124,8 +124,8 @@ def make(
         params, stats = network.init(rng, views[0])
         look = lambda p, s, x: network.apply(p, s, x, train=False)[0]
         outputs = jax.eval_shape(look, params, stats, views[0])
-        if evaluate not in outputs:
-            raise UsageError("method.evaluate='projection' needs model.projector.")
+        if "projection" not in outputs:
+            raise UsageError("method.name='siamese' needs a section model.projector.")
         memory = plain.init(jax.random.fold_in(rng, PURPOSE), outputs)
         copy = sides.new_teacher(params, stats) if tau else {}
         return Variables(params, stats, copy, memory)

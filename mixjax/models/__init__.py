@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from mixjax.errors import check_name
+from mixjax.errors import UsageError, check_name
 from mixjax.models import decoders, heads, norms, projectors, variational
 from mixjax.registry import call, load
 from mixjax.state import Geometry, Network
@@ -57,6 +57,9 @@ def make(config: Mapping) -> Network:
         extra["out"] = geometry.patch**2 * geometry.channels
         extra |= dict(image_size=geometry.image_size, channels=geometry.channels)
         parts[name] = call(f"model.{name}", PARTS[name], sections[name], **extra)
+    for name in ("predictor", "prototypes"):
+        if name in parts and "projector" not in parts:
+            raise UsageError(f"model.{name} needs a section model.projector.")
     return assemble(parts, geometry)
 
 
