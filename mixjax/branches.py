@@ -15,6 +15,8 @@ from mixjax import groups
 from mixjax.errors import check_name
 from mixjax.state import Array, Network, Tree
 
+# Outputs with a row for each example. What is not named here is common to the batch: it
+# is neither cut up by branch nor re-ordered.
 BY_EXAMPLE = ("features", "projection", "prediction", "embedding", "scores", "map")
 TAUGHT = ("encoder", "projector")  # parts that a teacher has; a predictor is not
 
