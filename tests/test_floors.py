@@ -11,10 +11,10 @@ PACKAGE = ROOT / "mixjax"
 FLOORS = {
     0: "errors registry state meshes groups branches interrupts cpu recipes",
     1: "models mixtures objectives data optim schedules checkpoint logs workdir flops",
-    2: "methods",
+    2: "methods ledger",
     3: "evals export",
     4: "train",
-    5: "main prepare look",
+    5: "main prepare look results report",
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
 NO_METHODS = {"evals", "export"}  # they get what they need from method.features
