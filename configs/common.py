@@ -172,6 +172,7 @@ def vit(size: str, image_size: tuple[int, int], patch: int) -> ConfigDict:
     c.name = "vit"
     c.image_size, c.channels, c.patch = image_size, 3, patch
     c.width, c.depth, c.heads, c.mlp_ratio = width, depth, heads, 4.0
+    c.drop_path = 0.0
     c.position = "sincos"
     c.pool = "class"
     c.remat, c.scan = "none", False
@@ -242,6 +243,13 @@ def projector(widths: tuple[int, ...], hidden_norm: bool, last_norm: str) -> Con
     return c
 
 
+def classifier(classes: int, init_std: float, feature_norm: bool) -> ConfigDict:
+    """A linear classifier of features."""
+    c = ConfigDict()
+    c.classes, c.init_std, c.feature_norm = classes, init_std, feature_norm
+    return c
+
+
 def prototypes(count: int) -> ConfigDict:
     """SwAV's prototypes."""
     c = ConfigDict()
@@ -275,6 +283,8 @@ def adamw(b2: float, weight_decay: float) -> ConfigDict:
 def rules(c: ConfigDict) -> ConfigDict:
     """Adds what an optimizer does otherwise for some parameters: nothing, at first."""
     c.decay_exempt = ()
+    c.layer_decay = 1.0  # of the rate, from a layer of the encoder to the one before
+    c.layers = ()  # the encoder's blocks, of each stage, for layer_decay
     c.lr_rules = ()  # (regex of a path, multiplier or "peak")
     c.freeze_rules = ()  # (regex, epochs without a step at the start)
     c.unit_rules = ()  # regexes of kernels whose columns keep length 1

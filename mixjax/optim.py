@@ -5,6 +5,7 @@ Optimizers are optax chains whose order of operations is that of the reference c
 parameters, as (regex, value) pairs, give groups their own rate or decay.
 """
 
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from mixjax.state import Clock
 
 Array = jax.Array
 Schedule = Callable[[Array], Array]
+log = logging.getLogger("mixjax")
 
 
 # --- which parameters ------------------------------------------------------------
@@ -252,7 +254,8 @@ def make(
 ) -> optax.GradientTransformation:
     """The optimizer of config.optim for `params` (arrays or shapes).
 
-    decay_vectors, decay_exempt: see decay_mask. Rules are (regex, value) pairs on
+    decay_vectors, decay_exempt: see decay_mask. layer_decay, layers: see layer_scales;
+    it multiplies what lr_rules say, and 1 with no layers is none. Rules are (regex, value) pairs on
     parameter paths, the first match counts. lr_rules: multipliers of the rate; 0
     freezes bit for bit, "peak" keeps the rate at its peak. freeze_rules: epochs
     without a step at the start. unit_rules: regexes of kernels whose columns keep
@@ -261,6 +264,7 @@ def make(
     fields = dict(config)
     names = "name", "decay_vectors", "decay_exempt", "lr_rules"
     name, vectors, exempt, lr_rules = take("optim", fields, *names)
+    layer_decay, layers = take("optim", fields, "layer_decay", "layers")
     freeze, unit, clip = take(
         "optim", fields, "freeze_rules", "unit_rules", "clip_norm"
     )
@@ -280,6 +284,13 @@ def make(
             check_name(f"optim.lr_rules {regex!r}", value, ["peak"])
     mask = decay_mask(params, vectors, exempt)
     rates = by_path(lr_rules, 1.0)
+    if layer_decay != 1:
+        check_layer_decay(layer_decay, layers)
+        scales = layer_scales(params, layer_decay, layers)
+        scaled = lambda rate, scale: rate if isinstance(rate, str) else rate * scale
+        rates = jax.tree.map(scaled, rates, scales)
+    for line in describe(params, rates, mask, fields["weight_decay"]):
+        log.info(line)
     held = by_path([(regex, clock.steps(epochs)) for regex, epochs in freeze], 0)
     chain = [hold(held)] if freeze else []
     chain += [clip_by_norm(clip, rates)] if clip else []
@@ -288,6 +299,38 @@ def make(
     chain += [hold(held)] if freeze else []
     chain += [keep_unit(by_path([(r, True) for r in unit], False))] if unit else []
     return optax.chain(*chain)
+
+
+def check_layer_decay(layer_decay: float, layers: Sequence[int]) -> None:
+    """UsageError for a decay that is none, or without the encoder's layers."""
+    if not 0 < layer_decay < 1:
+        raise UsageError(f"optim.layer_decay={layer_decay} must lie in 0 .. 1.")
+    if not layers:
+        raise UsageError(
+            f"optim.layer_decay={layer_decay} needs optim.layers, the number of the "
+            f"encoder's blocks (of each stage), such as (12,)."
+        )
+
+
+def describe(params, rates, mask, weight_decay: float) -> list[str]:
+    """Lines of a table: the groups of parameters by rate and decay, slowest first."""
+    groups: dict = {}
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    for (path, leaf), rate, decays in zip(
+        leaves, jax.tree.leaves(rates), jax.tree.leaves(mask), strict=True
+    ):
+        names = groups.setdefault((rate, weight_decay if decays else 0.0), [])
+        names.append((path_name(path), math.prod(leaf.shape)))
+    order = sorted(groups, key=lambda g: (g[0] if g[0] != "peak" else 1.0, g[1]))
+    lines = [f"{'rate x':>9} {'decay':>7} {'tensors':>8} {'parameters':>12}  such as"]
+    for rate, decay in order:
+        names = groups[rate, decay]
+        times = rate if isinstance(rate, str) else f"{rate:.4g}"
+        size = sum(n for _, n in names)
+        lines.append(
+            f"{times:>9} {decay:>7.4g} {len(names):>8} {size:>12,}  {names[0][0]}"
+        )
+    return lines
 
 
 def check_rules(regexes: Sequence[str], params) -> None:

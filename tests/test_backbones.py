@@ -65,7 +65,7 @@ def test_swin_has_the_known_number_of_parameters(size, expected):
     """With a classifier of 1000, as published; 86 743 224 without for B."""
     config = common.swin(size, (224, 224), window=7)
     config.mask_token = False
-    head = {"classes": 1000, "init_std": 0.02}
+    head = {"classes": 1000, "init_std": 0.02, "feature_norm": False}
     assert count(config, classifier=head) == expected
     width = config.width * 2 ** (len(config.depths) - 1)
     assert count(config) == expected - 1000 * (width + 1)
@@ -77,7 +77,7 @@ def test_beit_has_the_known_number_of_parameters():
     """BEiT-B/16 with a table per block and a classifier of 1000, as published."""
     config = common.beit("B", (224, 224), 16)
     config.mask_token, config.relative, config.pool = False, "each", "mean_norm"
-    head = {"classes": 1000, "init_std": 0.02}
+    head = {"classes": 1000, "init_std": 0.02, "feature_norm": False}
     assert count(config, classifier=head) == 86_530_984
 
 

@@ -13,6 +13,7 @@ from mixjax.models import positions
 
 TINY = {
     "name": "vit",
+    "drop_path": 0.0,
     "image_size": (8, 12),
     "channels": 3,
     "patch": 4,

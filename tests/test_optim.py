@@ -14,10 +14,11 @@ from mixjax.state import Clock
 PART = {"width": 8, "depth": 2, "heads": 2, "mlp_ratio": 2.0}
 PART |= {"remat": "none", "scan": False}
 ENCODER = {"name": "vit", "image_size": (8, 8), "channels": 1, "patch": 4}
-ENCODER |= {"position": "learned", "pool": "class"}
+ENCODER |= {"position": "learned", "pool": "class", "drop_path": 0.0}
 CLOCK = Clock(100, 2)
 ADAMW = {"name": "adamw", "b1": 0.9, "b2": 0.95, "eps": 1e-8, "weight_decay": 0.05}
 RULES = {"lr_rules": (), "freeze_rules": (), "unit_rules": ()}
+RULES |= {"layer_decay": 1.0, "layers": ()}
 ADAMW |= {"decay_vectors": False, "decay_exempt": (), **RULES}
 ADAMW |= {"clip_norm": 0.0}
 SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.1}
@@ -72,6 +73,37 @@ def test_layers_of_our_network(shapes):
         want = 1 / 8 if first else 1 / 4 if "blocks_0" in name else 1 / 2
         on_top = name.startswith("decoder/") or "encoder/norm/" in name
         assert scale == (1 if on_top else want), name
+
+
+def test_layer_decay_multiplies_the_rules(shapes, said):
+    """Also what is printed: every parameter in one group, slowest first."""
+    config = SGD | {"layer_decay": 0.5, "layers": (2,), "weight_decay": 0.0}
+    config |= {"lr_rules": (("^decoder/", 0.0), ("/norm/", 3.0))}
+    params = jax.tree.map(lambda s: jnp.ones(s.shape), shapes)
+    tx = optim.make(config, lambda step: 0.5, params, clock=CLOCK)
+    steps, _ = tx.update(params, tx.init(params), params)
+    for name, moved in named(steps).items():
+        first = name in TOKENS or "patch_embed" in name
+        want = 1 / 8 if first else 1 / 4 if "blocks_0" in name else 1 / 2
+        want = 3 if "/norm/" in name else want
+        want = 0 if name.startswith("decoder/") else want
+        np.testing.assert_array_equal(moved, -0.5 * want, err_msg=name)
+    rates = [line.split()[0] for line in said[1:]]
+    assert rates == ["0", "0.125", "0.25", "0.5", "3"]
+    sizes = [int(line.split()[3].replace(",", "")) for line in said[1:]]
+    assert sum(sizes) == sum(x.size for x in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"layer_decay": 0.5}, "layer_decay=0.5 needs optim.layers"),
+        ({"layer_decay": 1.5, "layers": (2,)}, "layer_decay=1.5 must lie in 0 .. 1"),
+    ],
+)
+def test_layer_decay_that_makes_no_sense(shapes, changes, message):
+    with pytest.raises(UsageError, match=message):
+        optim.make(SGD | changes, lambda step: 0.5, shapes, clock=CLOCK)
 
 
 def run(config, params, grads, rates):

@@ -74,7 +74,7 @@ def least(**changes):
 )
 def test_known_numbers_of_parameters(depth, expected):
     """With a classifier of 1000, as torchvision has them."""
-    head = {"classes": 1000, "init_std": 0.01}
+    head = {"classes": 1000, "init_std": 0.01, "feature_norm": False}
     net = network(common.resnet(depth, (224, 224), "imagenet"), classifier=head)
     params, _ = jax.eval_shape(net.init, jax.random.key(0), images(1, 224))
     assert sum(x.size for x in jax.tree.leaves(params)) == expected
@@ -83,7 +83,7 @@ def test_known_numbers_of_parameters(depth, expected):
 @pytest.mark.parametrize("depth, macs", [(18, 1_814_073_344), (50, 4_089_184_256)])
 def test_known_numbers_of_operations(depth, macs):
     """Multiply-adds at 224 pixels, as torchvision's pages have them; two operations."""
-    head = {"classes": 1000, "init_std": 0.01}
+    head = {"classes": 1000, "init_std": 0.01, "feature_norm": False}
     net = network(common.resnet(depth, (224, 224), "imagenet"), classifier=head)
     x = images(1, 224)
     params, stats = jax.eval_shape(net.init, jax.random.key(0), x)

@@ -1,8 +1,11 @@
 """Heads: one linear layer on features or on a map of them."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax.numpy as jnp
 
+from mixjax.errors import UsageError
 from mixjax.models.dense import dense
 from mixjax.models.initializers import torch_default
 
@@ -10,19 +13,35 @@ from mixjax.models.initializers import torch_default
 class Classifier(nn.Module):
     """Features [B, D] -> logits [B, classes], float32.
 
-    init_std: of the truncated normal that the kernel starts from (MAE's code: 2e-5
-    for fine-tuning, 0.01 for linear probing); the bias starts at zero.
+    init_std: of the normal that the kernel starts from (MAE's code: 2e-5 for
+    fine-tuning, 0.01 for linear probing, cut at +-2, which is never met); 0 is torch's
+    own uniform start, of the bias too, which else is zero. feature_norm: a batch norm
+    without scale and bias comes first (MAE's linear probe).
     """
 
     classes: int
     init_std: float
+    feature_norm: bool
+    norm: Callable  # see norms.make
     dtype: jnp.dtype
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.classes < 1:
+            raise UsageError(f"model.classifier.classes={self.classes} must be 1 up.")
 
     @nn.compact
     def __call__(self, inputs: dict, *, train: bool) -> dict:
-        init = nn.initializers.truncated_normal(self.init_std)
-        layer = dense(self.classes, self.dtype, "head", kernel_init=init)
-        return {"logits": layer(inputs["features"]).astype(jnp.float32)}
+        x = inputs["features"]
+        if self.feature_norm:
+            ones = nn.initializers.ones
+            x = self.norm(affine=False, scale_init=ones, name="norm")(x, train=train)
+        init = torch_default(x.shape[-1])
+        how = {"kernel_init": init, "bias_init": init}
+        if self.init_std:
+            how = {"kernel_init": nn.initializers.normal(self.init_std)}
+        layer = dense(self.classes, self.dtype, "head", **how)
+        return {"logits": layer(x).astype(jnp.float32)}
 
 
 class PixelHead(nn.Module):

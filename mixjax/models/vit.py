@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from mixjax.errors import UsageError, check_name
-from mixjax.models import positions
+from mixjax.models import positions, stochastic_depth
 from mixjax.models.attention import SelfAttention
 from mixjax.models.dense import dense
 from mixjax.models.initializers import torch_default
@@ -71,13 +71,18 @@ class Block(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Array, **how) -> tuple[Array, dict]:
-        """how: see attention.attend. Returns the tokens and what was noted."""
+    def __call__(
+        self, x: Array, drop: Callable = lambda branch, y: y, **how
+    ) -> tuple[Array, dict]:
+        """Returns the tokens and what was noted.
+
+        drop: (branch, y) -> y, of stochastic depth; how: see attention.attend.
+        """
         attention = SelfAttention(self.heads, self.dtype, name="attn")
         mixed, notes = attention(layer_norm(self.dtype, "norm1")(x), **how)
-        x = x + mixed
+        x = x + drop(0, mixed)
         mlp = Mlp(self.mlp_ratio, (XAVIER, XAVIER), self.dtype, name="mlp")
-        return x + mlp(layer_norm(self.dtype, "norm2")(x)), notes
+        return x + drop(1, mlp(layer_norm(self.dtype, "norm2")(x))), notes
 
 
 def run_blocks(
@@ -168,6 +173,7 @@ class ViT(nn.Module):
     depth: int
     heads: int
     mlp_ratio: float
+    drop_path: float  # of the last block; it rises from 0 in the first
     position: str  # "sincos": fixed table; "learned": a parameter that starts from it
     pool: str  # "class", "mean", or "mean_norm" (mean first, then a norm of its own)
     remat: str
@@ -251,11 +257,14 @@ class ViT(nn.Module):
         def block(layer, **kwargs):
             return Block(self.heads, self.mlp_ratio, self.dtype, **kwargs)
 
+        key = self.make_rng("dropout") if train and self.drop_path > 0 else None
+        drop = stochastic_depth.dropper(key, self.drop_path, self.depth)
+
         def run(block, x, layer):
             if segments is not None:
                 x = x + codes
             chosen = None if choose is None else functools.partial(choose, layer)
-            x, notes = block(x, choose=chosen)
+            x, notes = block(x, functools.partial(drop, layer), choose=chosen)
             if watch is not None and _same_layer(layer, watch):
                 notes = notes | {"watched": x}
             return x, notes

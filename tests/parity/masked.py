@@ -10,6 +10,7 @@ def encoder(ref, **changes):
     side = ref["hp/img_size"]
     return {
         "name": "vit",
+        "drop_path": 0.0,
         "image_size": (side, side),
         "channels": ref["in/imgs"].shape[1],
         "patch": ref["hp/patch_size"],

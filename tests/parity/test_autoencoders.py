@@ -69,7 +69,11 @@ def test_vit_finetune(reference, kind):
         "encoder": encoder(
             ref, position="learned", pool="mean_norm" if kind == "gap" else "class"
         ),
-        "classifier": {"classes": ref["hp/num_classes"], "init_std": 2e-5},
+        "classifier": {
+            "classes": ref["hp/num_classes"],
+            "init_std": 2e-5,
+            "feature_norm": False,
+        },
     }
     network = models.make(config)
     unused = "norm." if kind == "gap" else "fc_norm."

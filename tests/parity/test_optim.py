@@ -250,7 +250,7 @@ def test_our_network_has_these_parameters(reference):
         "precision": "float32",
         "encoder": part
         | {"name": "vit", "image_size": (32, 32), "channels": 3, "patch": 16}
-        | {"width": 16, "position": "sincos", "pool": "class"},
+        | {"width": 16, "drop_path": 0.0, "position": "sincos", "pool": "class"},
         "decoder": part | {"width": 8},
     }
     network = models.make(config)

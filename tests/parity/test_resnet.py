@@ -23,7 +23,11 @@ def network(ref, named, **changes):
     c["norm"]["unbiased"] = True
     c["encoder"] = resnet_names.encoder(named, ref["in/x"], **changes)
     if "fc.weight" in named:
-        c["classifier"] = {"classes": len(named["fc.weight"]), "init_std": 0.01}
+        c["classifier"] = {
+            "classes": len(named["fc.weight"]),
+            "init_std": 0.01,
+            "feature_norm": False,
+        }
     return models.make(c)
 
 

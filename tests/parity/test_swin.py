@@ -17,7 +17,11 @@ def test_swin_forward(reference, remat):
     config = {
         "precision": "float32",
         "encoder": backbones.swin(ref, "in/x", remat=remat),
-        "classifier": {"classes": ref["hp/num_classes"], "init_std": 0.02},
+        "classifier": {
+            "classes": ref["hp/num_classes"],
+            "init_std": 0.02,
+            "feature_norm": False,
+        },
     }
     network = models.make(config)
     params = swin_tree(ref.part("params"), merge_first=True)
@@ -68,7 +72,7 @@ def parameters(ref, case):
     if phase == "pretrain":
         config["pixel_head"] = {}
     else:
-        config["classifier"] = {"classes": 3, "init_std": 0.02}
+        config["classifier"] = {"classes": 3, "init_std": 0.02, "feature_norm": False}
     batch = jax.ShapeDtypeStruct((1, *encoder["image_size"], 3), jnp.float32)
     init = models.make(config).init
     return jax.eval_shape(init, jax.random.key(0), batch)[0], depths

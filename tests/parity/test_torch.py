@@ -79,7 +79,7 @@ def test_vitmae_loss(norm_pix):
             "encoder": encoder
             | how
             | {"name": "vit", "image_size": (32, 32), "channels": 3, "patch": 8}
-            | {"position": "sincos", "pool": "class"},
+            | {"position": "sincos", "pool": "class", "drop_path": 0.0},
             "decoder": decoder | how,
         }
     )
