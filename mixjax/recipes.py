@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 
 from absl import flags
@@ -45,6 +46,17 @@ def recorded(path: Path) -> ConfigDict:
         return tuple(map(as_given, value)) if isinstance(value, list) else value
 
     return ConfigDict(as_given(json.loads(path.read_text())))
+
+
+def flat(config: Mapping, prefix: str = "") -> dict:
+    """{"a": {"b": 1}} -> {"a.b": 1}, values as JSON has them."""
+    found = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 def pairs(argv: list[str]) -> list[tuple[str, str]]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from clu import parameter_overview
 
 from mixjax.errors import UsageError
+from mixjax.recipes import flat
 
 # A run may continue with other values here: they change its pace or what is written,
 # never what is learned.
@@ -36,17 +37,6 @@ def write(path: Path, text: str) -> None:
     new = path.with_name(path.name + ".new")
     new.write_text(text)
     os.replace(new, path)
-
-
-def flat(config: Mapping, prefix: str = "") -> dict:
-    """{"a": {"b": 1}} -> {"a.b": 1}, values as JSON has them."""
-    found = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
 
 
 def check_config(old: Mapping, new: Mapping, workdir: Path) -> None:

@@ -12,7 +12,7 @@ FLOORS = {
     0: "errors registry state meshes groups branches interrupts cpu recipes",
     1: "models mixtures objectives data optim schedules checkpoint logs workdir flops",
     2: "methods ledger",
-    3: "evals export",
+    3: "evals export targets",
     4: "train",
     5: "main prepare look results report",
 }
