@@ -48,9 +48,9 @@ def photographs(folder: str):
     """The pictures of `folder` without end, cut to WIDTH x HEIGHT in their middle."""
     from PIL import Image, ImageOps
 
-    from mixjax.data import sources
+    from mixjax.data import folders
 
-    paths, _ = sources.find_pictures(Path(folder))
+    paths, _ = folders.find_pictures(Path(folder))
     if not paths:
         sys.exit(f"error: --folder={folder} holds no picture")
     for path in itertools.cycle(paths):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from mixjax import data, meshes
 from mixjax.data import pipeline, sources
+from mixjax.data.source import from_arrays, subset
 from mixjax.data.views import parse
 from mixjax.errors import UsageError
 from mixjax.state import Geometry
@@ -46,7 +47,7 @@ def folder(tmp_path_factory):
 def arrays():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (SIZE, 8, 8, 3), np.uint8)
-    return sources.from_arrays("arrays", images, np.arange(SIZE) % 3)
+    return from_arrays("arrays", images, np.arange(SIZE) % 3)
 
 
 def open_folder(path):
@@ -269,7 +270,7 @@ def test_a_sweep_counts_every_example_once(source):
 
 
 def test_a_sweep_of_fewer_than_a_batch(source):
-    part = sources.subset(source, np.array([3, 17, 4]))
+    part = subset(source, np.array([3, 17, 4]))
     (batch,) = fetched(make(part, views_of(source)).sweep())
     assert batch["valid"].tolist() == [True] * 3 + [False] * 5
     if source.labels is not None:

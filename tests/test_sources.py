@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mixjax.data import sources
-from mixjax.data.sources import MissingSplit, open_source
+from mixjax.data.source import MissingSplit, subset
+from mixjax.data.sources import open_source
 from mixjax.errors import UsageError
 
 
@@ -408,7 +408,7 @@ def test_a_broken_tiny_imagenet(tiny, spoil, split, says):
 
 def test_subset_of_arrays(npz):
     whole = open_source(npz(train_image=IMAGES, train_label=LABELS), "train", "")
-    part = sources.subset(whole, np.array([4, 1, 1]))
+    part = subset(whole, np.array([4, 1, 1]))
     assert (part.size, part.classes) == (3, 3)
     np.testing.assert_array_equal(part.images, IMAGES[[4, 1, 1]])
     assert part.labels.tolist() == [0, 2, 2]
@@ -419,6 +419,6 @@ def test_subset_of_arrays(npz):
 def test_subset_of_a_folder(tmp_path):
     write(*[tmp_path / f"{c}/{n}.png" for c in "ab" for n in range(2)])
     whole = open_source(f"folder:{tmp_path}", "train", "")
-    part = sources.subset(whole, np.array([3, 0]))
+    part = subset(whole, np.array([3, 0]))
     assert (part.size, part.images) == (2, None)
     assert part.read(0) == whole.read(3) and part.labels.tolist() == [1, 0]

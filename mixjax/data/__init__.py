@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixjax.data import pipeline, sources
+from mixjax.data import pipeline, sources, splits
 from mixjax.data.pipeline import Data
 from mixjax.data.reader import Reader
-from mixjax.data.sources import Source
+from mixjax.data.source import MissingSplit, Source, subset
 from mixjax.data.views import View, parse
 from mixjax.errors import UsageError
 from mixjax.registry import call
@@ -54,12 +54,14 @@ class Datasets:
         self.eval_view = parse(eval_view, "data.eval_view")
         self._source = sources.open_source(source, split, directory)
         self._open_test = functools.partial(
-            sources.open_source, source, eval_split, directory
+            sources.open_source, source, eval_split, directory, "data.eval_split"
         )
+        splits.parse(eval_split, "data.eval_split")  # it is opened later
         self._batch, self._eval_batch, self._seed = batch, eval_batch, seed
         self._mesh, self._on_device = mesh, on_device
         self._threads, self._prefetch = threads, prefetch
         self.size, self.classes = self._source.size, self._source.classes
+        self.several = self._source.several  # classes per picture
         self._check_size(self._source)
         if on_device:
             self._check_same_start()
@@ -71,6 +73,7 @@ class Datasets:
     def describe(self) -> str:
         """The training set in words."""
         labels = f"{self.classes} classes" if self.classes else "no labels"
+        labels += ", several per picture" if self.several else ""
         where = "kept on the devices" if self._on_device else f"{self._threads} threads"
         return f"{self._source.name}, {self.size} examples, {labels}, {where}"
 
@@ -116,7 +119,9 @@ class Datasets:
                 )
             shapes.append(jax.ShapeDtypeStruct((1, *shape), jnp.float32))
         number = jax.ShapeDtypeStruct((1,), jnp.int32)
-        return {"views": tuple(shapes[:-1]), "index": number, "label": number}
+        label = (1, self.classes) if self.several else (1,)
+        label = jax.ShapeDtypeStruct(label, jnp.int32)
+        return {"views": tuple(shapes[:-1]), "index": number, "label": label}
 
     def _shape(self, field: str, view: View, image) -> tuple[int, ...]:
         if isinstance(image, bytes):
@@ -169,13 +174,13 @@ class Datasets:
     def _test_source(self) -> Source | None:
         try:
             return self._settled(self._open_test())
-        except sources.MissingSplit:
+        except MissingSplit:
             return None
 
     def _seen(self, source: Source, examples: int) -> Data:
         if examples and examples < source.size:
             places = np.arange(examples) * source.size // examples
-            source = sources.subset(source, places)
+            source = subset(source, places)
         return self._data(source, [self.eval_view], self._eval_batch)
 
 

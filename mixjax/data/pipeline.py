@@ -18,7 +18,7 @@ import numpy as np
 
 from mixjax import meshes
 from mixjax.data.reader import Reader
-from mixjax.data.sources import Source, from_arrays
+from mixjax.data.source import Source, from_arrays
 from mixjax.data.views import View
 from mixjax.errors import UsageError
 from mixjax.state import example_keys
@@ -71,7 +71,8 @@ def settle(source: Source, view: View, mesh, threads: int) -> Source:
         images = np.stack([e["images"][0] for e in examples])
         labels = np.stack([e["label"] for e in examples]) if source.classes else None
     images = jax.device_put(images, meshes.replicated(mesh))
-    return from_arrays(source.name, images, labels)._replace(classes=source.classes)
+    resident = from_arrays(source.name, images, labels)
+    return resident._replace(classes=source.classes, names=source.names)
 
 
 def make(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mixjax.data.decode import Unreadable
-from mixjax.data.sources import Source
+from mixjax.data.source import Source
 from mixjax.data.views import View
 from mixjax.errors import UsageError
 
@@ -63,7 +63,7 @@ class Reader:
         return {
             "images": tuple(images),
             "index": np.int32(index),
-            "label": np.int32(label),
+            "label": np.asarray(label, np.int32),  # [] or [classes]
         }
 
     def _warn(self, index: int, error: Exception) -> None:

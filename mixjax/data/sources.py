@@ -2,84 +2,41 @@
 
 tfds:NAME       a TFDS image set prepared as array_record (python -m mixjax.prepare)
 folder:PATH     PATH/<split>/... or PATH itself; class folders give labels, and so do
-                the files of Tiny-ImageNet's own layout
+                the files of some sets' own layouts: Tiny-ImageNet, FGVC-Aircraft, VOC
 npz:PATH        arrays <split>_image [N, H, W, C] uint8 and, if any, <split>_label
 digits          1,797 handwritten digits of 8 x 8 pixels, part of this package
+
+A split may be a sum, and a part of one: see splits.
 """
 
-import difflib
-import logging
-import os
-import shlex
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from mixjax.data import tiny_imagenet
+from mixjax.data import splits
+from mixjax.data.folders import open_folder
+from mixjax.data.source import MissingSplit, Source, from_arrays, join
+from mixjax.data.tfds_sets import open_tfds
 from mixjax.errors import UsageError, check_name, nearest
 
-log = logging.getLogger("mixjax")
-PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"}
-SAME_SPLIT = ("test", "val", "validation")  # folders name the held-out part so
 
-
-class Source(NamedTuple):
-    """Pictures by number."""
-
-    name: str
-    size: int
-    classes: int  # 0: no labels
-    read: Callable  # i -> (bytes of a file or array uint8, label; -1 if none)
-    title: Callable  # i -> what to call example i in a message
-    images: np.ndarray | None  # all of them, where they are in memory already
-    labels: np.ndarray | None
-
-
-def open_source(source: str, split: str, directory: str) -> Source:
+def open_source(
+    source: str, split: str, directory: str, field: str = "data.split"
+) -> Source:
     """Opens `split` of data.source; UsageError says what is missing and where.
 
-    directory: where TFDS sets lie; "" is TFDS's own default ($TFDS_DATA_DIR).
+    directory: where TFDS sets lie; "" is TFDS's own default ($TFDS_DATA_DIR). field:
+    what the config calls `split`.
     """
     kind, _, rest = source.partition(":")
     check_name("data.source", kind, KINDS)
-    return KINDS[kind](rest, split, directory)
-
-
-class MissingSplit(UsageError):
-    """The source is there, this split of it is not."""
-
-
-# --- arrays ----------------------------------------------------------------------
-
-
-def from_arrays(name: str, images: np.ndarray, labels: np.ndarray | None) -> Source:
-    """A source over arrays in memory: uint8 [N, H, W, C] and labels [N] or None."""
-    classes = 0 if labels is None or not len(labels) else int(labels.max()) + 1
-    return Source(
-        name=name,
-        size=len(images),
-        classes=classes,
-        read=lambda i: (images[i], -1 if labels is None else int(labels[i])),
-        title=lambda i: f"{name}, example {i}",
-        images=images,
-        labels=labels,
-    )
-
-
-def subset(source: Source, places: np.ndarray) -> Source:
-    """The examples of `source` at `places`, in that order."""
-    images, labels = source.images, source.labels
-    return source._replace(
-        name=f"{source.name}[{len(places)}]",
-        size=len(places),
-        read=lambda i: source.read(int(places[i])),
-        title=lambda i: source.title(int(places[i])),
-        images=None if images is None else images[places],
-        labels=None if labels is None else labels[places],
-    )
+    wanted = splits.parse(split, field)
+    if kind == "tfds":  # adds and cuts by itself
+        return splits.take(open_tfds(rest, wanted.base, directory), wanted)
+    bases = [base.strip() for base in wanted.base.split("+")]
+    whole = join([KINDS[kind](rest, base, directory) for base in bases])
+    return splits.take(whole, wanted)
 
 
 def open_digits(rest: str, split: str, directory: str) -> Source:
@@ -136,190 +93,6 @@ def open_npz(rest: str, split: str, directory: str) -> Source:
             f"data: {path} has {len(images)} {split} images but {len(labels)} labels."
         )
     return from_arrays(f"{path.name}/{split}", images, labels)
-
-
-# --- folders ---------------------------------------------------------------------
-
-
-def find_pictures(root: Path) -> tuple[list[str], int]:
-    """All pictures below `root`, sorted, and how many other files lie there.
-
-    Links are followed, but no folder is entered twice; hidden files do not count.
-    """
-    found, others, seen = [], 0, set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        for file in sorted(f for f in files if not f.startswith(".")):
-            if os.path.splitext(file)[1].lower() in PICTURES:
-                found.append(os.path.join(folder, file))
-            else:
-                others += 1
-    return found, others
-
-
-def open_folder(rest: str, split: str, directory: str) -> Source:
-    """Picture files below PATH/<split>, or below PATH as the split `train`.
-
-    If all pictures lie in two or more sub-folders, these are the classes, in sorted
-    order. Files that are no pictures by their name are left out. Tiny-ImageNet as
-    its archive unpacks is known by its wnids.txt; its splits are `train` and `val`.
-    """
-    path = Path(rest).expanduser()
-    if not rest:
-        raise UsageError("data.source=folder: names no folder; write folder:PATH.")
-    if not path.is_dir():
-        near = ""
-        if path.parent.is_dir():
-            siblings = [p.name for p in path.parent.iterdir() if p.is_dir()]
-            near = " " + nearest(path.name, siblings) if siblings else ""
-        raise UsageError(f"data.source=folder:{rest}: there is no such folder.{near}")
-    root = _split_root(path, split)
-    paths, others = find_pictures(root)
-    if not paths:
-        kinds = " ".join(sorted(PICTURES))
-        raise UsageError(
-            f"data.source=folder:{rest}: {root} holds no picture ({kinds})."
-        )
-    if others:
-        log.info(
-            "folder:%s: %d pictures, %d other files left out", rest, len(paths), others
-        )
-    if tiny_imagenet.is_here(path):
-        labels, classes = tiny_imagenet.label(path, root, paths)
-    else:
-        labels, classes = _label_by_folder(root, paths)
-
-    def read(i):
-        with open(paths[i], "rb") as file:
-            return file.read(), -1 if labels is None else int(labels[i])
-
-    return Source(
-        name=f"{path.name}/{split}",
-        size=len(paths),
-        classes=classes,
-        read=read,
-        title=lambda i: paths[i],
-        images=None,
-        labels=labels,
-    )
-
-
-def _label_by_folder(root: Path, paths: list[str]) -> tuple[np.ndarray | None, int]:
-    tops = [os.path.relpath(p, root).split(os.sep) for p in paths]
-    names = sorted({t[0] for t in tops})
-    if len(names) < 2 or any(len(t) == 1 for t in tops):
-        return None, 0
-    number = {name: i for i, name in enumerate(names)}
-    return np.array([number[t[0]] for t in tops]), len(names)
-
-
-def _split_root(path: Path, split: str) -> Path:
-    if (path / split).is_dir():
-        return path / split
-    if split in SAME_SPLIT:
-        there = [path / name for name in SAME_SPLIT if (path / name).is_dir()]
-        if len(there) == 1:
-            return there[0]
-    if split == "train" and not any((path / s).is_dir() for s in SAME_SPLIT):
-        return path
-    raise MissingSplit(f"data: {path} has no folder {split}.")
-
-
-# --- TFDS ------------------------------------------------------------------------
-
-
-def open_tfds(rest: str, split: str, directory: str) -> Source:
-    """A prepared TFDS set, read without TensorFlow; pictures stay encoded."""
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise UsageError(
-            "data.source=tfds:... needs the package tensorflow-datasets."
-        ) from error
-    where = {"data_dir": directory} if directory else {}
-    try:
-        builder = tfds.builder(rest, try_gcs=False, **where)
-    except Exception as error:  # TFDS raises its own kinds, and imports of the set's
-        reason = str(error).strip().splitlines()[0]
-        known = tfds.list_builders(with_community_datasets=False)
-        close = difflib.get_close_matches(rest, known)
-        near = f"; {nearest(rest, close)}" if close else "."
-        reason = reason.rstrip(".") + near
-        raise UsageError(f"data.source=tfds:{rest}: {reason}") from error
-    if not builder.is_prepared():
-        raise UsageError(
-            f"data.source=tfds:{rest} is not prepared in {builder.data_dir}; "
-            f"run: {_prepare(rest, data_dir=directory)}"
-        )
-    formats = [f.value for f in builder.info.available_file_formats()]
-    if "array_record" not in formats:
-        raise UsageError(_how_to_rewrite(rest, builder, formats))
-    for part in split.split("+"):  # such as train+unlabelled[:50%]
-        base = part.split("[")[0].strip()
-        if base not in builder.info.splits:
-            splits = nearest(base, builder.info.splits)
-            raise MissingSplit(f"data: tfds:{rest} has no split {base!r}; {splits}")
-    features = builder.info.features
-    image = next((k for k, f in features.items() if _is_image(tfds, f)), None)
-    if image is None:
-        raise UsageError(
-            f"data.source=tfds:{rest} has no image among {list(features)}."
-        )
-    label = next((k for k, f in features.items() if _is_label(tfds, f)), None)
-    try:
-        records = builder.as_data_source(
-            split, decoders={image: tfds.decode.SkipDecoding()}
-        )
-    except ValueError as error:  # a slice that is empty, too long, or no slice
-        reason = str(error).splitlines()[-1]
-        raise UsageError(f"data: split {split!r} of tfds:{rest}: {reason}") from error
-
-    def read(i):
-        record = records[i]
-        return bytes(record[image]), -1 if label is None else int(record[label])
-
-    return Source(
-        name=f"{rest}/{split}",
-        size=len(records),
-        classes=0 if label is None else features[label].num_classes,
-        read=read,
-        title=lambda i: f"{rest}/{split}, example {i}",
-        images=None,
-        labels=None,
-    )
-
-
-def _prepare(name: str, **flags) -> str:
-    given = [f"--{k}={shlex.quote(str(v))}" for k, v in flags.items() if v]
-    return " ".join(["python -m mixjax.prepare", name, *given])
-
-
-def _how_to_rewrite(name: str, builder, formats: list[str]) -> str:
-    """What to say of a set that lies there in a form without random access."""
-    copy = Path(builder.data_dir)  # <folder of sets>/<set>/[<config>/]<version>
-    folder = copy.parents[builder.info.full_name.count("/")]
-    other = folder.with_name(f"{folder.name}-array_record")
-    form = ", ".join(formats) or "tfrecord"
-    # Only TFRecord files can be re-written; other forms are downloaded anew.
-    source = copy if form == "tfrecord" else ""
-    return (
-        f"data.source=tfds:{name} was prepared in {copy} as {form}, which has no "
-        f"random access; set data.directory={other} and run: "
-        f"{_prepare(name, from_dir=source, data_dir=other)}"
-    )
-
-
-def _is_image(tfds, feature) -> bool:
-    return isinstance(feature, tfds.features.Image)
-
-
-def _is_label(tfds, feature) -> bool:
-    return isinstance(feature, tfds.features.ClassLabel)
 
 
 KINDS = {

@@ -20,10 +20,12 @@ def is_here(path: Path) -> bool:
     return (path / CLASSES).is_file()
 
 
-def label(path: Path, root: Path, paths: list[str]) -> tuple[np.ndarray | None, int]:
+def label(
+    path: Path, root: Path, paths: list[str]
+) -> tuple[np.ndarray | None, list[str]]:
     """(labels, classes) of the pictures `paths` below `root`, a split of `path`.
 
-    A class's number is its place among the sorted names of wnids.txt. (None, 0) for
+    A class's number is its place among the sorted names of wnids.txt. (None, []) for
     test pictures. UsageError if a class is not listed, or if pictures and annotations
     do not go together.
     """
@@ -33,7 +35,7 @@ def label(path: Path, root: Path, paths: list[str]) -> tuple[np.ndarray | None, 
     if set(folders) != {FLAT}:
         found = dict(zip(paths, folders, strict=True))
     elif root.name == "test":
-        return None, 0
+        return None, []
     else:
         found = _annotated(root, paths)
     for picture, name in found.items():
@@ -42,7 +44,7 @@ def label(path: Path, root: Path, paths: list[str]) -> tuple[np.ndarray | None, 
                 f"data: {picture} is of class {name!r}, which {path / CLASSES} does "
                 f"not list; {nearest(name, number)}"
             )
-    return np.array([number[found[p]] for p in paths]), len(names)
+    return np.array([number[found[p]] for p in paths]), names
 
 
 def _annotated(root: Path, paths: list[str]) -> dict[str, str]:

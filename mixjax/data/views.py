@@ -18,6 +18,7 @@ from mixjax.data import blur_ops, device_ops, host_ops, jitter
 from mixjax.errors import UsageError, nearest
 
 Array = jax.Array
+OPS = host_ops.OPS | device_ops.OPS | jitter.OPS | blur_ops.OPS
 
 
 class View(NamedTuple):
@@ -31,8 +32,11 @@ class View(NamedTuple):
     std: tuple[float, ...]
 
 
-def calls(text: str, field: str) -> list[tuple[str, list, dict]]:
-    """ "a | b(1, c=2)" -> [("a", [], {}), ("b", [1], {"c": 2})]."""
+def calls(text: str, field: str, what: str, such_as: str) -> list[tuple]:
+    """ "a | b(1, c=2)" -> [("a", [], {}), ("b", [1], {"c": 2})].
+
+    UsageError if `text` is no such line: that `field` is no `what`, with an example.
+    """
     try:
         if not isinstance(text, str):
             raise TypeError("not a string")
@@ -45,8 +49,8 @@ def calls(text: str, field: str) -> list[tuple[str, list, dict]]:
     except (SyntaxError, ValueError, TypeError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else error
         raise UsageError(
-            f"{field}={text!r} is not a view ({reason}); write operations with literal "
-            f'arguments between bars, such as "flip(p=.5) | normalize".'
+            f"{field} is not a {what} ({reason}); write operations with literal "
+            f'arguments between bars, such as "{such_as}".'
         ) from error
 
 
@@ -82,9 +86,8 @@ def fits(value, kind) -> bool:
     return isinstance(value, int | float if kind is float else kind)
 
 
-def build(name: str, args: list, kwargs: dict, field: str) -> Callable:
-    """The operation `name` with its arguments bound; UsageError if they do not fit."""
-    ops = host_ops.OPS | device_ops.OPS | jitter.OPS | blur_ops.OPS
+def build(ops: dict, name: str, args: list, kwargs: dict, field: str) -> Callable:
+    """ops[name] with its arguments bound; UsageError if they do not fit."""
     if name not in ops:
         raise UsageError(f"{field}: no operation {name!r}; {nearest(name, ops)}")
     signature = inspect.signature(ops[name])
@@ -113,8 +116,9 @@ def build(name: str, args: list, kwargs: dict, field: str) -> Callable:
 def parse(text: str, field: str) -> View:
     """Text of a view -> View; UsageError names `field` and the nearest right word."""
     host, start, device, mean, std = None, "", [], (0.0,), (1.0,)
-    for i, (name, args, kwargs) in enumerate(calls(text, field)):
-        op = build(name, args, kwargs, field)
+    found = calls(text, f"{field}={text!r}", "view", "flip(p=.5) | normalize")
+    for i, (name, args, kwargs) in enumerate(found):
+        op = build(OPS, name, args, kwargs, field)
         if name in host_ops.OPS:
             if i:
                 raise UsageError(

@@ -72,6 +72,7 @@ def mapper(
     """state -> a picture of `points` held-out (or training) examples; 0: of all."""
     check_installed()
     data = sets.test(points) or sets.bank(points)
+    classes = 0 if sets.several else sets.classes  # of no one colour, then
     if not 0 < perplexity < data.source.size:
         raise UsageError(
             f"evals.embedding.perplexity={perplexity} must be above 0 and below the "
@@ -82,7 +83,7 @@ def mapper(
     def draw(state):
         features, labels = extract(embed, data, state, check)
         places = flatten(features, perplexity=perplexity, seed=seed)
-        return plot(places, labels, sets.classes)
+        return plot(places, labels if classes else np.zeros(len(places)), classes)
 
     return draw
 

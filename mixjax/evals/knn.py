@@ -23,6 +23,7 @@ from mixjax.evals.features import embedder, extract
 
 Array = jax.Array
 log = logging.getLogger("mixjax")
+LEDGER = True
 
 
 def unit(x: Array) -> Array:
@@ -147,8 +148,8 @@ def make(
 
     vote: "weighted" with `temperature`, or "majority", which has none. bank, queries:
     how many training and held-out examples, spread evenly; 0 for all.
-    chunk: queries at a time. None, with a line that says so, if the data has no labels
-    or no held-out split.
+    chunk: queries at a time. None, with a line that says so, if the data has no labels,
+    several per picture, or no held-out split.
     """
     check_name("evals.knn.vote", vote, ["weighted", "majority"])
     ways = {
@@ -159,10 +160,12 @@ def make(
         raise UsageError(
             f"evals.knn: k={k} must be 1 or more, temperature={temperature} above 0."
         )
-    held_out = sets.test(queries) if sets.classes else None
+    one_each = sets.classes and not sets.several
+    held_out = sets.test(queries) if one_each else None
     if held_out is None:
-        what = "labels" if not sets.classes else "held-out split"
-        log.info("the data has no %s: no kNN", what)
+        what = "no held-out split" if sets.classes else "no labels"
+        what = "several labels per picture" if sets.several else what
+        log.info("the data has %s: no kNN", what)
         return None
     data = sets.bank(bank)
     embed = embedder(method.features, data, mesh)
