@@ -309,6 +309,15 @@ def adam(weight_decay: float) -> ConfigDict:
     return rules(c)
 
 
+def lars(weight_decay: float) -> ConfigDict:
+    """MAE's LARS: trust ratio and decay for matrices alone."""
+    c = ConfigDict()
+    c.name = "lars"
+    c.momentum, c.weight_decay, c.decay_vectors = 0.9, weight_decay, False
+    c.trust_coefficient = 0.001
+    return rules(c)
+
+
 def larc(weight_decay: float) -> ConfigDict:
     """apex' LARC around SGD, without clipping."""
     c = ConfigDict()

@@ -7,6 +7,7 @@ the background; a checkpoint counts once its commit mark is written.
 
 import contextlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -111,12 +112,9 @@ def newest(manager: ocp.CheckpointManager, folder: Path) -> int | None:
 
 def shapes_of(tree) -> dict[str, str]:
     """Path -> shape and type of all leaves; empty parts of a tree do not count."""
-    leaves = jax.tree_util.tree_leaves_with_path(
-        tree, is_leaf=lambda x: hasattr(x, "shape")
-    )
     return {
-        path_name(path): f"{tuple(x.shape)} {np.dtype(x.dtype)}"
-        for path, x in leaves
+        path: f"{tuple(x.shape)} {np.dtype(x.dtype)}"
+        for path, x in by_path(tree).items()
         if hasattr(x, "shape")
     }
 
@@ -176,22 +174,76 @@ def load(path: str, layout: TrainState, field: str) -> tuple[TrainState, int]:
     return layout.replace(**found, opt_state={}, step=np.int32(step)), step
 
 
-def warm_start(path: str, layout) -> dict:
-    """The parts of the parameters that the newest checkpoint of workdir `path` has.
+def warm_start(path: str, layout: dict, fit: Callable) -> dict:
+    """What the newest checkpoint of workdir `path` has for a new state.
 
-    A part (encoder, decoder, ...) is taken whole: UsageError if its tensors differ in
-    name, shape or type, or if no part is shared. layout: of all parameters wanted.
+    layout: {"params": shapes and shardings, "stats": the same}. A part of the network
+    (encoder, decoder, ...) is taken whole, with its batch statistics, if both have it.
+    fit: (part, arrays by path, shapes by path) -> (arrays to take, names that may start
+    afresh); see models/transfer.py. Returns {"params", "stats"} of these parts, without
+    what starts afresh. UsageError with the keys if tensors are missing, too many, or of
+    another shape or type, or if no part is shared.
     """
+    given = {kind: {} for kind in layout}
     with opened(path, "init_from") as (manager, step):
-        there = manager.item_metadata(step)["state"].tree["params"]
-        shared = [part for part in layout if part in there]
+        there = manager.item_metadata(step)["state"].tree
+        shared = [part for part in layout["params"] if part in there["params"]]
         if not shared:
-            raise UsageError(f"init_from={path}: no part in common with {list(there)}.")
-        for part in shared:
-            found, wanted = shapes_of(there[part]), shapes_of(layout[part])
-            compare(found, wanted, f"init_from={path}: {part}")
-        wanted = {"params": {part: layout[part] for part in shared}}
-        found = read(manager, step, wanted)["params"]
-    size = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(found))
+            parts = list(there["params"])
+            raise UsageError(f"init_from={path}: no part in common with {parts}.")
+        for kind, parts in layout.items():
+            for part in filter(parts.__contains__, shared):
+                old = there.get(kind, {}).get(part, {})
+                found = by_path(read_arrays(manager, step, {kind: {part: old}}))
+                found = {k.split("/", 2)[2]: v for k, v in found.items()}
+                wanted, fresh = by_path(parts[part]), set()
+                if kind == "params":
+                    found, fresh = fit(part, found, wanted)
+                kept = {k: v for k, v in wanted.items() if k not in fresh}
+                what = f"init_from={path}: {part}"
+                compare(shapes_of(found), shapes_of(kept), what)
+                given[kind][part] = nested(
+                    {k: on_devices(found[k], wanted[k]) for k in kept}
+                )
+    size = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(given["params"]))
     log.info("init_from %s, step %d: %s (%d weights)", path, step, shared, size)
-    return found
+    return given
+
+
+def read_arrays(manager: ocp.CheckpointManager, step: int, wanted: dict) -> dict:
+    """Arrays of a checkpoint as they are in it, in the host's memory.
+
+    wanted: a part of its tree, with metadata for leaves.
+    """
+    if not jax.tree.leaves(wanted):
+        return {}
+    how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+    arguments = ocp.args.PyTreeRestore(wanted, restore_args=how, partial_restore=True)
+    return manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
+
+
+def by_path(tree) -> dict:
+    """{path: leaf} of a tree."""
+    leaves = jax.tree_util.tree_leaves_with_path(
+        tree, is_leaf=lambda x: hasattr(x, "shape")
+    )
+    return {path_name(path): leaf for path, leaf in leaves}
+
+
+def nested(leaves: dict) -> dict:
+    """The tree of dicts that by_path came from."""
+    tree: dict = {}
+    for path, leaf in leaves.items():
+        *parents, last = path.split("/")
+        here = tree
+        for name in parents:
+            here = here.setdefault(name, {})
+        here[last] = leaf
+    return tree
+
+
+def on_devices(array: np.ndarray, layout) -> jax.Array:
+    """A host array, the same in every process, laid out as `layout` says."""
+    return jax.make_array_from_callback(
+        layout.shape, layout.sharding, lambda index: array[index]
+    )

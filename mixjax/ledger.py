@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mixjax.errors import UsageError
@@ -163,6 +163,44 @@ def write(folder: Path, entry: Mapping) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     workdir.write(path, json.dumps(entry, indent=1, allow_nan=False) + "\n")
     return path
+
+
+def keeper(workdir: Path, config, total_steps: int, hardware: str) -> Callable:
+    """(step, metrics) -> the path of the entry written for an evaluation.
+
+    The protocol is what the metrics' names begin with, and names the folder: two values
+    of k do not overwrite each other. Of accuracies the best so far
+    in this run is added, as "<metric>_best": some code bases report that one.
+    """
+    workdir = Path(workdir).expanduser()
+
+    def keep(step: int, metrics: Mapping) -> Path:
+        protocol = next(iter(metrics)).rpartition("/")[0]
+        name = protocol.replace("/", "-")
+        folder = workdir / "eval" / name
+        past = [parse(p) for p in folder.glob("*.json") if int(p.stem) < step]
+        best = {}
+        for metric, value in metrics.items():
+            if metric.endswith(("top1", "map")):
+                values = [e["metrics"].get(metric, value) for e in past]
+                best[f"{metric}_best"] = max([value, *values])
+        found = entry(
+            name=name,
+            protocol=protocol,
+            metrics={**metrics, **best},
+            config=config,
+            step=step,
+            total_steps=total_steps,
+            effective_batch=config.batch,
+            examples_seen=step * config.batch,
+            seconds=seconds(workdir),
+            hardware=hardware,
+            commit=commit(workdir),
+            origin=origin(config.init_from),
+        )
+        return write(workdir, found)
+
+    return keep
 
 
 def read(folder: Path) -> list[dict]:

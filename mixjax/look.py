@@ -17,49 +17,11 @@ its features of so many pictures lie in the plane, too (t-SNE; needs scikit-lear
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from mixjax import errors
-from mixjax.state import Clock
+from mixjax.runs import Run, open_run
 
 AT_ONCE = 256  # pictures of t-SNE that go through the network together
-
-
-class Run(NamedTuple):
-    """A run as it can be looked at."""
-
-    sets: object
-    network: object
-    method: object
-    state: object
-    step: int
-
-
-def open_run(path: str, field: str, changes: dict, batch: int, mesh) -> Run:
-    """Rebuilds the run in workdir `path` from its config.json and newest checkpoint.
-
-    batch: pictures that go through at a time.
-    """
-    import jax
-
-    from mixjax import checkpoint, data, meshes, methods, models, recipes
-    from mixjax.state import TrainState
-
-    saved = Path(path).expanduser() / "config.json"
-    if not saved.is_file():
-        raise errors.UsageError(f"{field}={path} is not a run: {saved} does not exist.")
-    config = recipes.override(recipes.recorded(saved), changes)
-    config.data.eval_batch = -(-batch // mesh.size) * mesh.size
-    sets = data.make(config.data, batch=1, seed=config.seed, mesh=mesh)
-    network = models.make(config.model)
-    method = methods.make(config.method, network, clock=Clock(1, 1))
-    key, example = jax.random.key(config.seed), sets.example(network.geometry)
-    variables = jax.eval_shape(method.init, key, example)
-    start = {"step": jax.ShapeDtypeStruct((), "int32"), "opt_state": {}}
-    blank = TrainState(**start, **variables._asdict())
-    layout = meshes.lay_out(mesh, blank, ())
-    state, step = checkpoint.load(path, layout, field)
-    return Run(sets, network, method, state, step)
 
 
 def sight(run: Run) -> tuple[str, Callable]:

@@ -254,12 +254,13 @@ def make(
 ) -> optax.GradientTransformation:
     """The optimizer of config.optim for `params` (arrays or shapes).
 
-    decay_vectors, decay_exempt: see decay_mask. layer_decay, layers: see layer_scales;
-    it multiplies what lr_rules say, and 1 with no layers is none. Rules are (regex, value) pairs on
-    parameter paths, the first match counts. lr_rules: multipliers of the rate; 0
-    freezes bit for bit, "peak" keeps the rate at its peak. freeze_rules: epochs
-    without a step at the start. unit_rules: regexes of kernels whose columns keep
-    length 1. clip_norm: see clip_by_norm, before everything else; 0 is off.
+    decay_vectors, decay_exempt: see decay_mask. layer_decay, layers: see
+    layer_scales; it multiplies what lr_rules say, and 1 with no layers is none. Rules
+    are (regex, value) pairs on parameter paths, the first match counts. lr_rules:
+    multipliers of the rate; 0 freezes bit for bit, "peak" keeps the rate at its peak.
+    freeze_rules: epochs without a step at the start. unit_rules: regexes of kernels
+    whose columns keep length 1. clip_norm: see clip_by_norm, before everything else; 0
+    is off.
     """
     fields = dict(config)
     names = "name", "decay_vectors", "decay_exempt", "lr_rules"
@@ -289,12 +290,12 @@ def make(
         scales = layer_scales(params, layer_decay, layers)
         scaled = lambda rate, scale: rate if isinstance(rate, str) else rate * scale
         rates = jax.tree.map(scaled, rates, scales)
-    for line in describe(params, rates, mask, fields["weight_decay"]):
-        log.info(line)
     held = by_path([(regex, clock.steps(epochs)) for regex, epochs in freeze], 0)
     chain = [hold(held)] if freeze else []
     chain += [clip_by_norm(clip, rates)] if clip else []
     chain += [call("optim", OPTIMIZERS[name], fields, mask=mask)]
+    for line in describe(params, rates, mask, fields["weight_decay"]):
+        log.info(line)
     chain += [scale_by_rates(schedule, rates)]
     chain += [hold(held)] if freeze else []
     chain += [keep_unit(by_path([(r, True) for r in unit], False))] if unit else []

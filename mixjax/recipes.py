@@ -11,7 +11,8 @@ from ml_collections import ConfigDict, config_flags
 
 from mixjax.errors import UsageError, nearest
 
-NO_RECIPES = ("__init__", "common", "masked", "siamese", "detmix")
+NO_RECIPES = ("__init__", "common", "masked", "siamese", "detmix", "supervised")
+NO_RECIPES += ("probe", "robustness")  # sections of config.evals, for mixjax.evaluate
 
 
 def read(argv: list[str], **others: str | None) -> tuple[ConfigDict, dict]:
@@ -75,15 +76,20 @@ def pairs(argv: list[str]) -> list[tuple[str, str]]:
     return found
 
 
-def load(text: str) -> ConfigDict:
-    """The configuration of the recipe FILE[:ARG]: what its get_config(ARG) returns."""
+def load(text: str, flag: str = "--config") -> ConfigDict:
+    """The configuration of the recipe FILE[:ARG]: what its get_config(ARG) returns.
+
+    flag: what messages say it was given for.
+    """
     name, _, argument = text.partition(":")
     path = Path(name).expanduser()
     if not path.is_file():
         here = path.parent if path.parent.is_dir() else Path("configs")
-        known = [str(p) for p in here.glob("*.py") if p.stem not in NO_RECIPES]
+        known = [
+            str(p) for p in here.glob("*.py") if p.stem not in (*NO_RECIPES, *EVALS)
+        ]
         near = nearest(name, known or ["configs/quickstart.py"])
-        raise UsageError(f"--config={name}: no such file; {near}")
+        raise UsageError(f"{flag}={name}: no such file; {near}")
     try:
         spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
         module = importlib.util.module_from_spec(spec)
@@ -94,7 +100,7 @@ def load(text: str) -> ConfigDict:
         lines = [f.lineno for f in frames if f.filename == str(path)]
         where = f", line {lines[-1]}" if lines else ""
         what = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        raise UsageError(f"--config={text}{where}: {what}{error}") from error
+        raise UsageError(f"{flag}={text}{where}: {what}{error}") from error
 
 
 def override(config: ConfigDict, fields: dict[str, str]) -> ConfigDict:

@@ -14,6 +14,7 @@ from mixjax import (
     evals,
     flops,
     groups,
+    ledger,
     logs,
     meshes,
     methods,
@@ -24,8 +25,9 @@ from mixjax import (
 from mixjax.checkpoint import Checkpoints, warm_start
 from mixjax.errors import UsageError
 from mixjax.interrupts import Interrupt
+from mixjax.models import transfer
 from mixjax.state import ALL, Method, TrainState, Variables, step_key
-from mixjax.workdir import Workdir
+from mixjax.workdir import Workdir, origin
 
 Array = jax.Array
 log = logging.getLogger("mixjax")
@@ -137,11 +139,26 @@ def begin(config, saved: Checkpoints, init: Callable, layout, examples: int) -> 
                 f"{notes['examples']} when this run began; take another --workdir."
             )
         return state, notes
-    given = warm_start(config.init_from, layout.params) if config.init_from else {}
+    given = borrow(config, layout) if config.init_from else {}
     shardings = jax.tree.map(lambda s: s.sharding, layout)
     state = jax.jit(init, out_shardings=shardings)(jax.random.key(config.seed))
-    state = state.replace(params={**state.params, **given})
-    return state, {"window": [], "metrics_bytes": 0, "evaluated": []}
+    new = {kind: overlay(getattr(state, kind), part) for kind, part in given.items()}
+    return state.replace(**new), {"window": [], "metrics_bytes": 0, "evaluated": []}
+
+
+def borrow(config, layout) -> dict:
+    """{"params", "stats"} that config.init_from, the workdir of a run, has for us."""
+    old = origin(config.init_from)
+    fit = transfer.fitter(old["model"], config.model.to_dict())
+    return warm_start(
+        config.init_from, {"params": layout.params, "stats": layout.stats}, fit
+    )
+
+
+def overlay(tree: dict, given: dict) -> dict:
+    """`tree` with the leaves of `given` put in."""
+    both = lambda old, new: overlay(old, new) if isinstance(new, dict) else new
+    return tree | {k: both(tree[k], v) for k, v in given.items()}
 
 
 def names(params) -> list[str]:
@@ -167,6 +184,16 @@ def check_parts(together: int, batch: int, devices: int, accumulate: int) -> Non
         raise UsageError(
             f"batch={batch} cuts groups of {together} examples: it is not a multiple "
             f"of {together} x {devices} devices x accumulate={accumulate}; take {fits}."
+        )
+
+
+def check_classes(model, sets: data.Datasets) -> None:
+    """UsageError unless a classifier has the classes of the data."""
+    if "classifier" in model and model.classifier.classes != sets.classes:
+        has = f"{sets.classes} classes" if sets.classes else "no labels"
+        raise UsageError(
+            f"model.classifier.classes={model.classifier.classes}, but data.source has "
+            f"{has}{'; set it to that' if sets.classes else ''}."
         )
 
 
@@ -261,6 +288,7 @@ def train(config, workdir: Workdir, stop: Interrupt) -> None:
     clock = make_clock(config, sets.steps_per_epoch)
     network = models.make(config.model)
     example = sets.example(network.geometry)
+    check_classes(config.model, sets)
     method = methods.make(config.method, network, clock=clock)
     check_parts(method.together, config.batch, mesh.size, config.accumulate)
     schedule = schedules.make(config.schedule, batch=config.batch, clock=clock)
@@ -276,6 +304,8 @@ def train(config, workdir: Workdir, stop: Interrupt) -> None:
     tools = {"sets": sets, "method": method, "network": network, "mesh": mesh}
     tools["workdir"] = workdir.path
     evaluators = evals.make(config.evals, clock=clock, check=stop.check, **tools)
+    hardware = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
+    keep = ledger.keeper(workdir.path, config, clock.total_steps, hardware)
     step_fn = make_step(method, optimizer, schedule, sets.train.augment, config)
     step_fn = jit_step(step_fn, mesh, layout)
 
@@ -292,7 +322,7 @@ def train(config, workdir: Workdir, stop: Interrupt) -> None:
         opened.enter_context(jax.transfer_guard("disallow"))
         # Between two steps: evaluate, save, leave if asked to. Then the next step.
         while True:
-            evals.run_due(evaluators, state, step, done, record)
+            evals.run_due(evaluators, state, step, done, record, keep)
             if stop or saved.due(step):
                 saved.save(step, state, record.notes(done))
             if stop or step == clock.total_steps:

@@ -60,6 +60,14 @@ def as_json(config) -> dict:
     return json.loads(json.dumps(config.to_dict(), default=str))
 
 
+def origin(path: str) -> dict:
+    """The configuration of the run in workdir `path`, for init_from."""
+    saved = Path(path).expanduser() / "config.json"
+    if not saved.is_file():
+        raise UsageError(f"init_from={path} is not a run: {saved} does not exist.")
+    return json.loads(saved.read_text())
+
+
 class Workdir:
     """An open workdir, locked until closed; `finished` if its run is complete."""
 

@@ -88,24 +88,26 @@ def evaluator(name, answer, steps=(3,)):
             raise Preempted
         return {name: state.number} if answer else {}
 
-    return evals.Evaluator(name, lambda step: step in steps, run)
+    return evals.Evaluator(name, lambda step: step in steps, run, False)
 
 
 def test_run_due_runs_what_is_due_and_not_done(said):
-    record, done = Record(), ["b"]
+    record, done, kept = Record(), ["b"], []
     state = SimpleNamespace(number=0.5)
     found = [evaluator(name, name != "d") for name in "abcd"]
     found.append(evaluator("later", True, steps=(4,)))
-    evals.run_due(found, state, 3, done, record)
+    found[2] = found[2]._replace(kept=True)
+    evals.run_due(found, state, 3, done, record, lambda *what: kept.append(what))
+    assert kept == [(3, {"c": 0.5})]
     assert done == ["b", "a", "c", "d"]
     assert record.lines == [(3, {"a": 0.5}), (3, {"c": 0.5})]
     assert said == ["step 3  a 0.5", "step 3  c 0.5"]
-    evals.run_due(found, state, 3, done, record)
+    evals.run_due(found, state, 3, done, record, None)
     assert len(record.lines) == 2 and record.drained == 1
 
 
 def test_run_due_stops_at_a_signal_and_says_how_far_it_came():
     record, done = Record(), []
     found = [evaluator("a", True), evaluator("b", Preempted), evaluator("c", True)]
-    evals.run_due(found, SimpleNamespace(number=1), 3, done, record)
+    evals.run_due(found, SimpleNamespace(number=1), 3, done, record, None)
     assert done == ["a"] and record.lines == [(3, {"a": 1})]

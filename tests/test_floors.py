@@ -13,8 +13,8 @@ FLOORS = {
     1: "models mixtures objectives data optim schedules checkpoint logs workdir flops",
     2: "methods ledger",
     3: "evals export targets",
-    4: "train",
-    5: "main prepare look results report",
+    4: "train runs",
+    5: "main prepare look evaluate results report",
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
 NO_METHODS = {"evals", "export"}  # they get what they need from method.features

@@ -1,7 +1,8 @@
 """Evaluations while training: each section of config.evals is one evaluator.
 
 `name` is a file of this folder whose make(...) returns run(state, step, writer) ->
-{metric: value}, or None if the data cannot be evaluated so.
+{metric: value}, or None if the data cannot be evaluated so. If the file says LEDGER,
+what it finds is written to the ledger, too.
 """
 
 import logging
@@ -21,6 +22,7 @@ class Evaluator(NamedTuple):
     name: str
     due: Callable  # step -> bool
     run: Callable  # (state, step, writer) -> {metric: value}
+    kept: bool  # what it finds is a result, for the ledger
 
 
 def make(config: Mapping, *, clock: Clock, **context) -> list[Evaluator]:
@@ -41,7 +43,8 @@ def make(config: Mapping, *, clock: Clock, **context) -> list[Evaluator]:
         if run is None:
             continue
         due = _schedule(clock.steps(every), at_start, clock)
-        found.append(Evaluator(name, due, run))
+        kept = getattr(file, "LEDGER", False)
+        found.append(Evaluator(name, due, run, kept))
     return found
 
 
@@ -54,10 +57,12 @@ def _schedule(every: int, at_start: bool, clock: Clock) -> Callable:
     return due
 
 
-def run_due(evaluators, state, step: int, done: list[str], record) -> None:
+def run_due(
+    evaluators, state, step: int, done: list[str], record, keep: Callable
+) -> None:
     """Runs what is due after `step` and not in `done`, adding each name to `done`.
 
-    Returns early, with `done` saying how far it came, when a signal asks to stop.
+    keep: (step, metrics) writes what is a result to the ledger. Returns early, with `done` saying how far it came, when a signal asks to stop.
     """
     due = [e for e in evaluators if e.due(step) and e.name not in done]
     if due:
@@ -69,6 +74,8 @@ def run_due(evaluators, state, step: int, done: list[str], record) -> None:
             return
         if values:
             record.writer.metrics(step, values)
+            if evaluator.kept:
+                keep(step, values)
             shown = "  ".join(f"{k} {v:.6g}" for k, v in values.items())
             log.info("step %d  %s", step, shown)
         done.append(evaluator.name)

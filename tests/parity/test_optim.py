@@ -164,7 +164,7 @@ def found(state, field):
 
 
 RULES = {"decay_exempt": (), "lr_rules": (), "clip_norm": 0.0}
-RULES |= {"freeze_rules": (), "unit_rules": ()}
+RULES |= {"freeze_rules": (), "unit_rules": (), "layer_decay": 1.0, "layers": ()}
 
 
 def test_lars(reference):

@@ -1,0 +1,19 @@
+"""Fine-tuning a ViT-S/16 on ImageNet-1K, as MAE's code does (He et al., CVPR 2022).
+
+    python -m mixjax.main --config=configs/finetune_vits.py \\
+        --config.init_from=WORKDIR_OF_A_PRE_TRAINING_RUN --workdir=...
+    variants: :epochs=100, :decay=0.65, :base=5e-4, :image=224
+
+MixedAE's ViT-S: settings are those of ViT-B, as the paper names none.
+MI-MAE takes base=1e-3 and decay=.75, MixedAE tries decays of .65 to .75.
+Departures: bfloat16 instead of float16.
+"""
+
+from configs import common, supervised
+
+
+def get_config(arg=""):
+    v = common.arguments(arg, epochs=100, decay=0.65, base=5e-4, image=224)
+    encoder = common.vit("S", (v.image, v.image), 16)
+    encoder.drop_path = 0.1
+    return supervised.finetune(encoder, v.image, v.epochs, v.decay, v.base)

@@ -1,0 +1,40 @@
+"""The network's own classifier on held-out pictures, each counted exactly once."""
+
+from collections.abc import Callable
+
+from mixjax.evals import scores
+from mixjax.evals.features import embedder, extract
+
+LEDGER = True
+
+
+def predictor(network) -> Callable:
+    """(state, images [B, H, W, C]) -> logits [B, K], as in evaluation."""
+
+    def predict(state, images):
+        outputs, _ = network.apply(state.params, state.stats, images, train=False)
+        return outputs["logits"]
+
+    return predict
+
+
+def make(
+    *, protocol: str, examples: int, sets, network, mesh, check: Callable
+) -> Callable | None:
+    """The evaluator: top-1, top-5 and mean per class, or VOC's mean average precision.
+
+    protocol: what the metrics are called after, such as "finetune". examples: how many
+    held-out ones, spread evenly; 0 for all. None if there is no held-out split.
+    """
+    held_out = sets.test(examples)
+    if held_out is None:
+        return None
+    predict = embedder(predictor(network), held_out, mesh)
+
+    def run(state, step, writer):
+        logits, labels = extract(predict, held_out, state, check)
+        found = scores.all_of(logits, labels)
+        found = {f"{protocol}/{name}": value for name, value in found.items()}
+        return found | {f"{protocol}/examples": len(labels)}
+
+    return run

@@ -1,0 +1,82 @@
+"""python -m mixjax.evaluate --workdir=RUN [--evals=FILE[:ARG]] [--config.x=y]
+
+Evaluates the newest checkpoint of a run: with kNN and whatever else its own recipe
+measures, or with the evaluations of a file such as configs/probe.py (a linear probe on
+cached features) or configs/robustness.py (ImageNet-A and -C). Prints what it finds and
+writes it to the ledger, RUN/eval/<protocol>/<step>.json.
+
+  --workdir=RUN          the folder of a run
+  --evals=FILE[:ARG]     other evaluations than the run's own; ARG as the file says
+  --config.FIELD=VALUE   other values, such as --config.evals.knn.k=5
+"""
+
+import sys
+from pathlib import Path
+
+from mixjax import errors, recipes
+
+
+def length(run, workdir: str) -> int:
+    """How many steps the run has, or would have when complete."""
+    done = Path(workdir).expanduser() / "DONE"
+    if done.exists():
+        return int(done.read_text())
+    config = run.config
+    planned = config.steps or config.epochs * (run.sets.size // config.batch)
+    return max(run.step, round(planned))
+
+
+def measure(workdir: str, text: str | None, changes: dict) -> list[str]:
+    """Runs the evaluations on a run; returns lines to print."""
+    from mixjax import cpu, evals, ledger, meshes, runs
+    from mixjax.state import Clock
+
+    cpu.tune()
+    fields = {k: v for k, v in changes.items() if k.startswith("config.evals.")}
+    rest = changes if not text else {k: changes[k] for k in changes.keys() - fields}
+    mesh = meshes.make(fsdp=1)
+    run = runs.open_run(workdir, "--workdir", rest, 0, mesh)
+    config = run.config
+    if text:
+        config.evals = recipes.load(text, "--evals")
+        config = recipes.override(config, fields)
+    how = dict(sets=run.sets, method=run.method, network=run.network, mesh=mesh)
+    how |= dict(workdir=workdir, check=lambda: None, clock=Clock(1, 1))
+    kept = [e for e in evals.make(config.evals, **how) if e.kept]
+    if not kept:
+        raise errors.UsageError(
+            f"--workdir={workdir}: nothing of config.evals can be measured on its data."
+        )
+    hardware = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
+    keep = ledger.keeper(workdir, config, length(run, workdir), hardware)
+    lines = []
+    for evaluator in kept:
+        found = evaluator.run(run.state, run.step, None)
+        path = keep(run.step, found)
+        lines += [f"{name:<32} {value:10.6g}" for name, value in found.items()]
+        lines += [f"written to {path}"]
+    return lines
+
+
+def run(argv: list[str]) -> int:
+    """Evaluates as the flags (no program's name) say; returns the exit code."""
+    try:
+        given = dict(recipes.pairs(argv))
+        changes = {k: v for k, v in given.items() if k.startswith("config.")}
+        for flag in given.keys() - changes.keys():
+            errors.check_name("flag", flag, ("workdir", "evals"))
+        if "workdir" not in given:
+            raise errors.UsageError("--workdir is missing; name the folder of a run.")
+        for line in measure(given["workdir"], given.get("evals"), changes):
+            print(line)
+        return errors.DONE
+    except errors.UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return errors.USAGE
+
+
+if __name__ == "__main__":
+    if any(a in ("-h", "-help", "--help") for a in sys.argv[1:]):
+        print(__doc__)
+        sys.exit(errors.DONE)
+    sys.exit(run(sys.argv[1:]))
