@@ -49,27 +49,33 @@ def mixjax_step(options):
     return ours.prepare(config, options.batch)
 
 
-def torch_step(options, kind):
-    """The same for PyTorch; kind is eager, fused or compile."""
-    import torch
+def vitmae(size: tuple[int, int, int, int], layers: int | None):
+    """ViTMAEForPreTraining of a size, untrained; layers: of encoder and decoder."""
     import transformers
 
-    width, depth, heads, patch = SIZES[options.model]
+    width, depth, heads, patch = size
     config = transformers.ViTMAEConfig(
         hidden_size=width,
-        num_hidden_layers=options.layers or depth,
+        num_hidden_layers=layers or depth,
         num_attention_heads=heads,
         intermediate_size=4 * width,
         patch_size=patch,
         decoder_hidden_size=512,
-        decoder_num_hidden_layers=options.layers or 8,
+        decoder_num_hidden_layers=layers or 8,
         decoder_num_attention_heads=16,
         decoder_intermediate_size=2048,
         mask_ratio=0.75,
         norm_pix_loss=True,
     )
+    return transformers.ViTMAEForPreTraining(config)
+
+
+def torch_step(options, kind):
+    """The same for PyTorch; kind is eager, fused or compile."""
+    import torch
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = transformers.ViTMAEForPreTraining(config).to(device).train()
+    model = vitmae(SIZES[options.model], options.layers).to(device).train()
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=1e-4,
