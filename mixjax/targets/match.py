@@ -52,17 +52,23 @@ def identity(config: Mapping, patterns: Iterable[str]) -> dict:
     return chosen(config, patterns) | {"views": views, "data set": data_set(config)}
 
 
-def differences(wanted: Mapping, found: Mapping) -> list[str]:
-    """ "field (wanted -> found)" of all fields that differ."""
+@functools.cache
+def wanted(command: str, patterns: tuple[str, ...]) -> dict:
+    """The identity of a recipe."""
+    return identity(recipe(command), patterns)
+
+
+def differences(before: Mapping, after: Mapping) -> list[str]:
+    """All fields that differ, as "field (before -> after)"."""
     absent = "absent"
     return [
-        f"{k} ({wanted.get(k, absent)!r} -> {found.get(k, absent)!r})"
-        for k in sorted(wanted.keys() | found.keys())
-        if wanted.get(k, absent) != found.get(k, absent)
+        f"{k} ({before.get(k, absent)!r} -> {after.get(k, absent)!r})"
+        for k in sorted(before.keys() | after.keys())
+        if before.get(k, absent) != after.get(k, absent)
     ]
 
 
-def departures(wanted: Mapping, found: Mapping) -> list[str]:
+def departures(before: Mapping, after: Mapping) -> list[str]:
     """Differences of two configurations that are neither identity nor FREE."""
     known = (*rules.SAME, *rules.FREE)
 
@@ -71,7 +77,7 @@ def departures(wanted: Mapping, found: Mapping) -> list[str]:
         known_ones = chosen(config, known)
         return {k: v for k, v in fields.items() if k not in known_ones}
 
-    return differences(rest(wanted), rest(found))
+    return differences(rest(before), rest(after))
 
 
 def metric(row: Mapping, entry: Mapping) -> float | None:
@@ -84,51 +90,54 @@ def metric(row: Mapping, entry: Mapping) -> float | None:
     return found[0] if len(found) == 1 else None
 
 
-def measured(row: Mapping, entry: Mapping) -> bool:
+def measured(row: Mapping, plan: plans.Plan, entry: Mapping) -> bool:
     """Whether the entry is of the row's protocol and has its metric."""
-    regex = rules.PROTOCOLS.get(plans.protocol(row))
-    return bool(regex and re.match(regex, entry["protocol"])) and (
-        metric(row, entry) is not None
+    known = rules.PROTOCOLS
+    regex = known.get(plan.evals) or known[plans.protocol(row)]
+    found = re.match(regex, entry["protocol"])
+    return bool(found) and metric(row, entry) is not None
+
+
+class Run(NamedTuple):
+    """A run as it is compared with recipes."""
+
+    same: dict  # its fields of rules.SAME
+    after: dict  # and of rules.SAME_AFTER
+    stopped: list[str]  # why it did not come to its end
+    seen: list[str]  # why it is not a whole pre-training on its data set
+
+
+def look(run: Mapping) -> Run:
+    """An entry, or its origin, for refused()."""
+    config, step = run["config"], run["step"]
+    size = rules.SETS.get(data_set(config), (None, 0))[1]
+    seen, planned = step * config["batch"], config["epochs"] * size
+    short = bool(config["steps"]) or abs(seen - planned) > CLOSE * planned
+    return Run(
+        same=identity(config, rules.SAME),
+        after=identity(config, rules.SAME_AFTER),
+        stopped=[] if run["complete"] else [f"stopped at step {step}"],
+        seen=[f"saw {seen} pictures where the whole run sees {planned:.0f}"] * short,
     )
 
 
-def before(plan: plans.Plan, entry: Mapping) -> Mapping:
-    """The pre-training of an entry: its origin, or itself if nothing came after."""
-    return entry["origin"] if plan.downstream else entry
-
-
-def partial(run: Mapping) -> list[str]:
-    """Why a pre-training run is not a whole one of its data set."""
-    if not run["complete"]:
-        return [f"stopped at step {run['step']}"]
-    config = run["config"]
-    size = rules.SETS.get(data_set(config), (None, 0))[1]
-    seen, planned = run["step"] * config["batch"], config["epochs"] * size
-    if config["steps"] or abs(seen - planned) > CLOSE * planned:
-        return [f"saw {seen} pictures where the whole run sees {planned:.0f}"]
-    return []
-
-
-def refused(row: Mapping, plan: plans.Plan, entry: Mapping) -> list[str]:
-    """Why an entry is not the row, of which it is measured(); nothing if it is."""
-    run = before(plan, entry)
-    if not run:
+def refused(plan: plans.Plan, run: Run, origin: Run | None) -> list[str]:
+    """Why a run, begun from `origin`, is not the row of a plan; nothing if it is."""
+    before = origin if plan.downstream else run
+    if not before:
         return ["it does not say from which run it began"]
-    wanted = identity(recipe(plan.pretrain), rules.SAME)
-    why = differences(wanted, identity(run["config"], rules.SAME)) + partial(run)
-    if not plan.downstream:
-        return why
-    why += [] if entry["complete"] else [f"stopped at step {entry['step']}"]
-    if plans.file_of(plan.downstream) in rules.NOT_BUILT_YET:
-        return why
-    wanted = identity(recipe(plan.downstream), rules.SAME_AFTER)
-    return why + differences(wanted, identity(entry["config"], rules.SAME_AFTER))
+    why = differences(wanted(plan.pretrain, rules.SAME), before.same)
+    why += before.stopped or before.seen
+    if plan.downstream:
+        after = wanted(plan.downstream, rules.SAME_AFTER)
+        why += differences(after, run.after) + run.stopped
+    return why
 
 
 def number(row: Mapping, plan: plans.Plan, entry: Mapping) -> Number:
     """The number of an entry that is the row, and how its pre-training departs."""
-    config = before(plan, entry)["config"]
-    departs = departures(recipe(plan.pretrain), config)
+    run = entry["origin"] if plan.downstream else entry
+    departs = departures(recipe(plan.pretrain), run["config"])
     return Number(metric(row, entry), entry, departs)
 
 
@@ -141,10 +150,11 @@ def place(rows: Iterable[Mapping], entries: Iterable[Mapping]) -> tuple[dict, li
     planned = [(row, plan) for row, plan in planned if not plan.reason]
     numbers, strays = {}, []
     for entry in once(entries):
+        run, origin = look(entry), entry["origin"] and look(entry["origin"])
         tried = [
-            (refused(row, plan, entry), row, plan)
+            (refused(plan, run, origin), row, plan)
             for row, plan in planned
-            if measured(row, entry)
+            if measured(row, plan, entry)
         ]
         placed = [(row, plan) for why, row, plan in tried if not why]
         for row, plan in placed:

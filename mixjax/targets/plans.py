@@ -41,13 +41,10 @@ def first(row: Mapping, table: Iterable) -> str | None:
 def words(row: Mapping) -> dict[str, str]:
     """What the words in braces stand for in this row."""
     settings, data = row["settings"], row["pretrain_data"]
-    size = re.search(r"(?:ViT|Swin)-(\w)", row["backbone"] or "")
     found = {
         "set": rules.FILES.get(data, ""),
-        "data": rules.NAMES.get(data, ""),
         "mixture": rules.MIXTURES.get(row["mixture"], row["mixture"]),
         "epochs": text(row, "epochs"),
-        "size": size[1] if size else "",
         "share": row["protocol"].removeprefix("lowshot"),
         "grid": text(row, "settings.grid").partition("x")[0],
         "ratio": rules.RATIOS.get(settings.get("mask_ratio"), ""),
@@ -78,9 +75,8 @@ def plan(row: Mapping) -> Plan:
     before, after = first(row, rules.PRETRAIN), first(row, rules.DOWNSTREAM)
     if before is None or after is None:
         raise LookupError(f"no rule speaks of {row['id']}")
-    known = words(row)
-    after = fill(after, known) if after else ""
-    return Plan(fill(before, known), after, rules.EVALS.get(row["protocol"], ""), "")
+    known, (recipe, evals) = words(row), after
+    return Plan(fill(before, known), fill(recipe, known) if recipe else "", evals, "")
 
 
 def protocol(row: Mapping) -> str:
