@@ -11,7 +11,7 @@ from configs import common, supervised
 
 def get_config(arg=""):
     v = common.arguments(arg, share=10, encoder="vit", data="c10", draw=0, strong=False)
-    protocol = f"lowshot {v.share}%"
+    protocol = f"lowshot/share={v.share}"
     c = supervised.finetune_small(v.data, v.encoder, v.strong, protocol)
     c.data.split += f" | balanced({v.share / 100}, seed={v.draw})"
     return c

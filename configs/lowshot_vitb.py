@@ -20,9 +20,8 @@ def get_config(arg=""):
     c = supervised.finetune(encoder, 224, v.epochs, 0.75, 1e-3)
     c.batch = 512
     c.data.source = common.choice("share", v.share, supervised.SIMCLR)
-    protocol = f"lowshot {v.share}%"
-    c.evals[protocol] = supervised.classify(protocol, every_epochs=10.0)
-    del c.evals.finetune
+    c.evals.classify.protocol = f"lowshot/share={v.share}"
+    c.evals.classify.every_epochs = 10.0
     if not v.mixture:
         c.method.mixture = ConfigDict()
     return c

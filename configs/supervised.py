@@ -61,7 +61,7 @@ def imagenet(size: int, protocol: str) -> ConfigDict:
 def scored(c: ConfigDict, protocol: str) -> ConfigDict:
     """Adds the evaluators of a supervised recipe."""
     c.evals = ConfigDict()
-    c.evals[protocol] = classify(protocol, every_epochs=1.0)
+    c.evals.classify = classify(protocol, every_epochs=1.0)
     c.evals.pictures = common.pictures(every_epochs=20.0)
     return c
 
@@ -159,7 +159,7 @@ def linear_resnet(epochs: float) -> ConfigDict:
 
 def lowshot_resnet(share: int) -> ConfigDict:
     """SwAV's semi-supervised evaluation: all of the network, few labels, 20 epochs."""
-    c = imagenet(224, f"lowshot {share}%")
+    c = imagenet(224, f"lowshot/share={share}")
     c.data.source = common.choice("share", share, SIMCLR)
     c.epochs, c.batch = 20.0, 256
     stats = "normalize((.485, .456, .406), (.228, .224, .225))"

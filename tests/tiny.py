@@ -180,3 +180,30 @@ def siamese(framework: str, mixture: str = "none", more: str = "", **changes):
     fields |= {k.replace("__", "."): v for k, v in changes.items()}
     c.update_from_flattened_dict(fields)
     return c
+
+
+def supervised(name: str, variants: str = "", **changes):
+    """The CIFAR recipe of an evaluation, tiny and on the embedded digits."""
+    c = recipes.load(f"{ROOT}/configs/{name}_cifar.py:{variants}")
+    quick = recipes.load(f"{ROOT}/configs/quickstart.py")
+    split = c.data.split.replace("train", quick.data.split)
+    c.data, c.data.split = quick.data, split
+    encoder = c.model.encoder
+    encoder.image_size, encoder.channels = (16, 16), 1
+    fields = {"model.classifier.classes": 10, "batch": 32, "steps": 12}
+    if encoder.name == "resnet":
+        encoder.layers, encoder.widths, encoder.stem_width = (1, 1), (8, 16), 8
+    else:
+        names = ("width", "depth", "heads")
+        fields |= {f"model.encoder.{k}": FIELDS[f"model.encoder.{k}"] for k in names}
+        if c.optim.layers:
+            fields["optim.layers"] = (2,)
+    if c.method.mixture:
+        fields["method.mixture.chunk"] = 4
+    c.update_from_flattened_dict(fields)
+    rest = ("data", "checkpoint", "log")
+    fields = {k: v for k, v in FIELDS.items() if k.startswith(rest)}
+    fields["evals.pictures.count"] = 2
+    fields |= {k.replace("__", "."): v for k, v in changes.items()}
+    c.update_from_flattened_dict(fields)
+    return c

@@ -57,6 +57,7 @@ class Datasets:
             sources.open_source, source, eval_split, directory, "data.eval_split"
         )
         splits.parse(eval_split, "data.eval_split")  # it is opened later
+        self._directory = directory
         self._batch, self._eval_batch, self._seed = batch, eval_batch, seed
         self._mesh, self._on_device = mesh, on_device
         self._threads, self._prefetch = threads, prefetch
@@ -169,6 +170,26 @@ class Datasets:
     def test(self, examples: int) -> Data | None:
         """`examples` of the held-out split, or 0 for all; None if there is none."""
         return self._test_source and self._seen(self._test_source, examples)
+
+    def other(
+        self, source: str, split: str, view: str, field: str, geometry: Geometry
+    ) -> Data:
+        """All of another source through `view`, in batches as for evaluation.
+
+        field: what to call it in messages. UsageError unless the view makes the images
+        of `geometry`.
+        """
+        opened = sources.open_source(source, split, self._directory, f"{field}.split")
+        parsed = parse(view, f"{field}.view")
+        (image,) = Reader(opened, [parsed], self._seed).training(0, 0)["images"]
+        shape = self._shape(f"{field}.view", parsed, image)
+        wanted = (*geometry.image_size, geometry.channels)
+        if shape != wanted:
+            raise UsageError(
+                f"{field}.view makes images of {_size(shape)} from {opened.name}, but "
+                f"model.encoder expects {_size(wanted)}."
+            )
+        return self._data(opened, [parsed], self._eval_batch)
 
     @functools.cached_property
     def _test_source(self) -> Source | None:

@@ -62,7 +62,8 @@ def run_due(
 ) -> None:
     """Runs what is due after `step` and not in `done`, adding each name to `done`.
 
-    keep: (step, metrics) writes what is a result to the ledger. Returns early, with `done` saying how far it came, when a signal asks to stop.
+    keep: (step, metrics) writes what is a result to the ledger. Returns early, with
+    `done` saying how far it came, when a signal asks to stop.
     """
     due = [e for e in evaluators if e.due(step) and e.name not in done]
     if due:

@@ -72,12 +72,12 @@ def mapper(
     """state -> a picture of `points` held-out (or training) examples; 0: of all."""
     check_installed()
     data = sets.test(points) or sets.bank(points)
-    classes = 0 if sets.several else sets.classes  # of no one colour, then
     if not 0 < perplexity < data.source.size:
         raise UsageError(
             f"evals.embedding.perplexity={perplexity} must be above 0 and below the "
             f"{data.source.size} points."
         )
+    classes = 0 if sets.several else sets.classes  # of no one colour, then
     embed = embedder(method.features, data, mesh)
 
     def draw(state):

@@ -73,6 +73,7 @@ def make(
         return Draw(jnp.asarray(boxed), lam, centre)
 
     def mixture(rng, images, index):
+        check_chunk(chunk, len(images))
         count = {"batch": 1, "pair": chunk // 2, "elem": chunk}[mode]
         keys = example_keys(rng, groups.split(index, len(index) // chunk)[:, 0])
         keys = jax.vmap(lambda key: jax.random.split(key, count))(keys)
@@ -109,15 +110,16 @@ def mix(images: Array, drawn: Draw, chunk: int) -> tuple[Array, Array, Array]:
 
 
 def partners(x: Array, chunk: int) -> Array:
-    """x [B, ...] with every chunk in reverse order: what the pictures are mixed with.
-
-    UsageError if chunks do not fill B.
-    """
-    if len(x) % chunk:
-        raise UsageError(
-            f"method.mixture.chunk={chunk} does not divide a batch of {len(x)}."
-        )
+    """x [B, ...] with every chunk in reverse order: what the pictures are mixed with."""
     return groups.merge(pairs.split(x, len(x) // chunk)[:, ::-1])
+
+
+def check_chunk(chunk: int, batch: int) -> None:
+    """UsageError unless chunks fill a batch."""
+    if batch % chunk:
+        raise UsageError(
+            f"method.mixture.chunk={chunk} does not divide a batch of {batch}."
+        )
 
 
 def soft(labels: Array, classes: int, smoothing: float) -> Array:
