@@ -31,7 +31,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,20 +54,17 @@ ROWS = [  # batches fit 80 GB, of which the contenders of a group get equal shar
     Row("both", "cifar", "  with both", "mixjax", MOCO + "both", 512, 1, 40),
     Row("moco", "moco", "MoCo v2 ResNet-50", "mixjax", "in1k_mocov2", 256, 1, 50),
     Row("moco_torch", "moco", "  PyTorch", "resnet", "resnet50", 256, 1, 50),
-    Row(
-        "mixedae_b", "mixedae_b", "MixedAE ViT-B", "mixjax", "mixedae_vitb", 256, 1, 60
-    ),
-    Row(
-        "mimae_b", "mimae_b", "MI-MAE ViT-B, views", "mixjax", "mimae_vitb", 256, 4, 50
-    ),
+    Row("mixedae_b", "mixedae", "MixedAE ViT-B", "mixjax", "mixedae_vitb", 256, 1, 60),
+    Row("mimae_b", "mimae", "MI-MAE ViT-B, views", "mixjax", "mimae_vitb", 256, 4, 50),
     Row("mae_l", "mae_l", "MAE ViT-L", "mixjax", "mae_vitl", 128, 1, 70),
     Row("mae_l_torch", "mae_l", "  PyTorch", "vitmae", "L", 128, 1, 90),
     Row("simmim", "simmim", "SimMIM Swin-B", "mixjax", "simmim_swinb", 128, 1, 70),
-    Row("mae_s", "mae_s", "MAE ViT-S", "mixjax", "mae_vits", 512, 1, 45),
-    Row("mae_s_torch", "mae_s", "  PyTorch", "vitmae", "S", 512, 1, 60),
+    Row("mae_s", "mae_s", "MAE ViT-S", "mixjax", "mae_vits", 256, 1, 45),
+    Row("mae_s_torch", "mae_s", "  PyTorch", "vitmae", "S", 256, 1, 60),
 ]
 SPARE = 6.0  # seconds to end processes in
 PROFILED = 45  # seconds for a profile, a guess; most of it is compiled already
+CUT = "no time: cut off"
 Left = Callable[[], float]  # () -> seconds until the deadline
 
 
@@ -97,14 +94,16 @@ def settings(runs: Path) -> dict[str, str]:
         found["CUDA_VISIBLE_DEVICES"] = "0"
         # Declines cpu.tune()'s pool: one lock for all threads that compile.
         found["GLIBC_TUNABLES"] = ""
-    return {name: os.environ.get(name, text) for name, text in found.items()}
+    found = {name: os.environ.get(name, text) for name, text in found.items()}
+    paths = [str(record.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return found | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def launch(name: str, share: float, runs: Path) -> Worker:
     """Starts contender `name`, for jax with `share` of the GPU's memory at most."""
     env = settings(runs) | {
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-        "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{share:.2f}",
+        "XLA_CLIENT_MEM_FRACTION": f"{share:.2f}",
         "PYTHONUNBUFFERED": "1",
     }
     return Worker(*turns.launch(name, env))
@@ -130,7 +129,7 @@ def ask(worker: Worker, word: str, left: Left, line: str = "") -> dict:
     finally:
         timer.cancel()
     if found is None:
-        raise Failed("no time: cut off" if cut.is_set() else last_words(worker))
+        raise Failed(CUT if cut.is_set() else last_words(worker))
     return found
 
 
@@ -147,17 +146,20 @@ def last_words(worker: Worker) -> str:
     return gpu_steps.reason(lines[-1] if lines else f"ended with code {code}")
 
 
-def stop(worker: Worker) -> None:
-    """Ends a process; its memory is free then."""
-    with contextlib.suppress(OSError):
-        worker.process.stdin.close()
-    try:
-        worker.process.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        worker.process.kill()
-        worker.process.wait()
-    worker.process.stdout.close()
-    worker.errors.close()
+def stop(workers: Collection[Worker]) -> None:
+    """Ends processes; their memory is free then."""
+    for worker in workers:
+        with contextlib.suppress(OSError):
+            worker.process.stdin.close()
+    last = time.monotonic() + 5
+    for worker in workers:
+        try:
+            worker.process.wait(timeout=max(0.1, last - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.process.kill()
+            worker.process.wait()
+        worker.process.stdout.close()
+        worker.errors.close()
 
 
 def start(group: list[Row], runs: Path) -> dict[str, Worker]:
@@ -171,35 +173,39 @@ def start(group: list[Row], runs: Path) -> dict[str, Worker]:
 
 def measure(group: list[Row], workers: dict, left: Left, tiny: bool) -> tuple:
     """({key: seconds of every round}, {key: facts}, {key: reason}) of a group."""
-    facts, reasons, times = {}, {}, {}
+    rounds = 1 if tiny else ROUNDS
+    early = lambda: left() - (rounds + 1) * TURN * len(group)  # leaves time for turns
+    facts, reasons = {}, {}
     for row in group:
         try:
-            facts[row.key] = prepare(row, workers, left)
-            times[row.key] = []
+            facts[row.key] = prepare(row, workers, early)
         except Failed as error:
             reasons[row.key] = str(error)
-    for _ in range(1 if tiny else ROUNDS):
-        for key in list(times):
-            try:
-                found = ask(workers[key], "TURN ", left, "go")
-                times[key].append(found["seconds"])
-                facts[key]["loss"] = found["loss"]
-            except Failed as error:
-                reasons[key] = str(error)
-                del times[key]
-    return times, facts, reasons
+    times = {key: [] for key in facts}
+    for key in (key for _ in range(rounds) for key in facts):
+        if key in reasons:
+            continue
+        try:
+            found = ask(workers[key], "TURN ", left, "go")
+            times[key].append(found["seconds"])
+            facts[key]["loss"] = found["loss"]
+        except Failed as error:
+            reasons[key] = str(error)
+    whole = lambda key: times[key] and reasons.get(key, CUT) == CUT
+    return {key: times[key] for key in times if whole(key)}, facts, reasons
 
 
 def prepare(row: Row, workers: dict, left: Left) -> dict:
     """Has a contender compile; its facts."""
-    if row.key not in workers:
-        raise Failed(f"absent: {', '.join(gpu_steps.absent(row))}")
+    if lacking := gpu_steps.absent(row):
+        raise Failed(f"absent: {', '.join(lacking)}")
     check_time(row.seconds, left)
+    if row.key not in workers:
+        raise Failed(f"no time: not started, {left():.0f} s left")
     ask(workers[row.key], "TRACED ", left)
     begin = time.monotonic()
     facts = ask(workers[row.key], "READY ", left, "go")
-    facts["ready_s"] = time.monotonic() - begin
-    return facts
+    return facts | {"ready_s": time.monotonic() - begin}
 
 
 def check_time(seconds: float, left: Left) -> None:
@@ -217,7 +223,7 @@ def figures(row: Row, times: dict, facts: dict, first: Row) -> dict:
     found["tflops_per_sec"] = work / seconds / 1e12 if work else None
     found["mfu"] = work / seconds / peak if work and peak else None
     if row.key != first.key and times.get(first.key):
-        pairs = zip(times[row.key], times[first.key], strict=True)
+        pairs = zip(times[row.key], times[first.key], strict=False)
         found["time_ratio"] = statistics.median(a / b for a, b in pairs)
         found["work_ratio"] = work / base["work"]
         # How fast the first one is beside this, per operation.
@@ -237,15 +243,14 @@ def line_of(row: Row, found: dict) -> str:
         return f"{row.title:24}{found['reason']}"
     mfu = f"{found['mfu']:7.1%}" if found["mfu"] else f"{'-':>7}"
     rate = f"{found['tflops_per_sec']:9.1f}" if found["tflops_per_sec"] else " " * 9
+    memory = f"{found['memory_gb']:8.1f}" if found["memory_gb"] else f"{'-':>8}"
     text = f"{row.title:24}{found['img_per_sec']:10.1f}{found['ms']:10.2f}{rate}{mfu}"
-    memory = found.get("memory_gb")
-    text += f"{memory:8.1f}" if memory else f"{'-':>8}"
-    if "time_ratio" not in found:
-        return text + (f"  {found['note']}" if found.get("note") else "")
-    if row.kind == "mixjax":
-        return f"{text}  {found['time_ratio']:.2f} x its time"
-    note = f" ({found['note']})" if found["note"] else ""
-    return f"{text}  mixjax is {found['first_over_this']:.2f} x as fast{note}"
+    text += memory + ("" if found["loss"] is not None else "  loss not finite")
+    if "time_ratio" in found and row.kind == "mixjax":
+        text += f"  {found['time_ratio']:.2f} x its time"
+    elif "time_ratio" in found:
+        text += f"  mixjax is {found['first_over_this']:.2f} x as fast"
+    return text + (f"  ({found['note']})" if found["note"] else "")
 
 
 # --- what is known -------------------------------------------------------------------
@@ -261,19 +266,16 @@ class Book:
         self._path, self._kept = path, kept
         words = [w if w[:2] != "--" else without_folder(w) for w in sys.argv[1:]]
         self._facts = {
+            "tiny": options.tiny,
             "command": " ".join(["python bench/gpu.py", *words]),
             "commit": options.commit or record.commit(),
-            "device": gpu_name() or record.processor(),
+            "device": smi("name") or record.processor(),
             "host": {"cpu": record.processor(), "cores": record.cores()},
             "versions": record.versions(),
         }
-        self.parts: dict[str, dict[str, dict]] = {
-            "rows": {},
-            "profiles": {},
-            "runs": {},
-        }
-        self._same = [self._facts[k] for k in ("commit", "device", "versions")]
-        self._same.append(options.tiny)
+        self.parts: dict = {"rows": {}, "profiles": {}, "runs": {}}
+        same = ("commit", "device", "versions", "tiny")
+        self._same = {name: self._facts[name] for name in same}
         if not options.fresh:
             self._read()
 
@@ -288,8 +290,9 @@ class Book:
         return "reason" not in self.parts[part].get(key, {"reason": ""})
 
     def put(self, part: str, key: str, found: dict) -> None:
-        """Adds an entry, and writes everything."""
-        self.parts[part][key] = found
+        """Adds an entry, in place of figures only if it has some; writes everything."""
+        if "reason" not in found or not self.known(part, key):
+            self.parts[part][key] = found
         lists = {name: list(entries.values()) for name, entries in self.parts.items()}
         replace(self._path, self._facts | lists)
         replace(self._kept, {"same": self._same, "parts": self.parts})
@@ -321,11 +324,6 @@ def smi(fields: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def gpu_name() -> str:
-    """The first GPU's."""
-    return smi("name")
-
-
 # --- the three parts -----------------------------------------------------------------
 
 
@@ -346,17 +344,16 @@ def speed(rows: list[Row], book: Book, left: Left, options) -> None:
                 alive.append(start(following, options.runs) if enough else {})
             times, facts, reasons = measure(group, alive[number], left, options.tiny)
             state = smi("clocks.sm,power.draw,temperature.gpu")
-            for worker in alive[number].values():
-                stop(worker)
+            stop(alive[number].values())
             for row in group:
                 found = {"reason": reasons.get(row.key)}
                 if row.key in times:
                     found = figures(row, times, facts, group[0]) | {"clocks": state}
                 book.put("rows", row.key, describe(row) | found)
                 print(line_of(row, found), flush=True)
+            print(f"{'':24}{time.monotonic() - START:8.0f} s so far", flush=True)
     finally:
-        for worker in (w for workers in alive for w in workers.values()):
-            stop(worker)
+        stop([worker for workers in alive for worker in workers.values()])
 
 
 def is_known(group: list[Row], book: Book) -> bool:
@@ -391,7 +388,7 @@ def profile(row: Row, left: Left, options) -> dict:
             ask(worker, "READY ", left, "go")
             return found | ask(worker, "TURN ", left, "go")
         finally:
-            stop(worker)
+            stop([worker])
     except Failed as error:
         return found | {"reason": str(error)}
 
@@ -446,14 +443,15 @@ def main() -> None:
     wanted = lambda *names: not options.only or options.only & set(names)
     book = Book(options.json, options.runs / "known.json", options)
     rows = [row for row in rows if wanted(row.key, row.group)]
+    if options.tiny:
+        print("tiny sizes: the figures say nothing but that it works")
     if rows:
         speed(rows, book, left, options)
     if wanted("profile"):
         profiles(rows, book, left, options)
     if options.data and wanted("runs"):
-        for name, found in gpu_runs.train(
-            options, changes, left, settings(options.runs)
-        ):
+        env = settings(options.runs)
+        for name, found in gpu_runs.train(options, changes, left, env):
             book.put("runs", name, found)
             print(f"run {name}: {found}", flush=True)
 

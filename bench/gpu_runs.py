@@ -36,27 +36,27 @@ TINY_MOCO |= {"encoder.stem_width": 8}
 
 
 def train(options, changes: list[str], left: Callable, env: dict) -> Iterator:
-    """Yields (name, {state, steps, hours or reason}) of one run after the other.
+    """Yields (name, {steps, hours, and last or reason}) of one run after the other.
 
     options: data, runs, tiny, json of gpu.py. changes: further --config.x=y for all.
     """
     for name in RUNS:
-        workdir = options.runs / name
-        command = flags(name, options, changes)
-        if not (workdir / "DONE").exists() and left() < LEAST * (not options.tiny):
-            yield name, {"name": name, "reason": f"no time: {left():.0f} s left"}
-            continue
-        whole = [sys.executable, "-m", "mixjax.main", *command, f"--workdir={workdir}"]
-        begin = time.monotonic()
-        code = until(whole, left, GRACE, env)
+        workdir, command = options.runs / name, flags(name, options, changes)
+        code, begin = DONE, time.monotonic()
+        if not (workdir / "DONE").exists():
+            if left() < LEAST and not options.tiny:
+                yield name, {"name": name, "reason": f"no time: {left():.0f} s left"}
+                continue
+            whole = [sys.executable, "-m", "mixjax.main", *command]
+            code = until([*whole, f"--workdir={workdir}"], left, GRACE, env)
         hours = spend(workdir, time.monotonic() - begin)
         found = {"name": name, "steps": last_step(workdir), "hours": hours}
         if code == DONE:
-            found |= {"state": "done", "last": write(name, options, command, hours)}
+            found["last"] = write(name, options, command, hours)
         elif code == PREEMPTED:
-            found |= {"state": "to be continued", "reason": "no time: state saved"}
+            found["reason"] = "no time: state saved, the same command goes on"
         else:
-            found |= {"state": "failed", "reason": f"ended with code {code}"}
+            found["reason"] = f"ended with code {code}"
         yield name, found
 
 
@@ -75,31 +75,33 @@ def flags(name: str, options, changes: list[str]) -> list[str]:
 
 def until(command: list[str], left: Callable, grace: float, env: dict) -> int:
     """Runs a command; SIGTERM `grace` seconds before the end, SIGKILL at the end."""
-    paths = [str(record.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    whole = {**os.environ, **env, "PYTHONPATH": os.pathsep.join(paths)}
-    process = subprocess.Popen(command, env=whole)
+    process = subprocess.Popen(command, env={**os.environ, **env})
     try:
         return process.wait(timeout=max(0.1, left() - grace))
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGTERM)
+        return leave(process, max(1.0, min(grace, left())))
+    except BaseException:  # this process itself is to end
+        leave(process, grace)
+        raise
+
+
+def leave(process: subprocess.Popen, grace: float) -> int:
+    """SIGTERM, and SIGKILL after `grace` seconds; the exit code."""
+    process.send_signal(signal.SIGTERM)
     try:
-        return process.wait(timeout=max(1.0, left()))
+        return process.wait(timeout=grace)
     except subprocess.TimeoutExpired:
-        return -signal.SIGKILL
-    finally:
         process.kill()
-        process.wait()
+        return process.wait()
 
 
 def spend(workdir: Path, seconds: float) -> float:
     """Adds to the seconds that a run took so far -> hours."""
     path = workdir / "seconds.txt"
-    before = float(path.read_text()) if path.exists() else 0.0
-    if (workdir / "DONE").exists() and before and seconds < 60:
-        seconds = 0.0  # it was complete already
+    total = seconds + (float(path.read_text()) if path.exists() else 0.0)
     workdir.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{before + seconds}\n")
-    return (before + seconds) / 3600
+    path.write_text(f"{total:.1f}\n")
+    return total / 3600
 
 
 def lines(workdir: Path) -> list[dict]:
@@ -127,12 +129,10 @@ def curves(found: list[dict], most: int) -> dict[str, list]:
         losses.setdefault(epoch, []).append(line["train/loss"])
     loss = [[epoch, sum(v) / len(v)] for epoch, v in losses.items()]
     points = {"train/loss": loss}
-    for name in sorted(
-        {k for x in found for k in x if k.startswith(("knn", "health"))}
-    ):
-        points[name] = [
-            [round(x["step"] / per_epoch, 2), x[name]] for x in found if name in x
-        ]
+    names = {k for x in found for k in x if k.startswith(("knn/", "health/"))}
+    for name in sorted(n for n in names if not n.endswith(("/examples", "/bank"))):
+        there = [x for x in found if name in x]
+        points[name] = [[round(x["step"] / per_epoch, 2), x[name]] for x in there]
     return {name: thin(values, most) for name, values in points.items()}
 
 
@@ -155,10 +155,10 @@ def write(name: str, options, command: list[str], hours: float) -> dict:
     whole = {
         "command": text.replace(str(options.data), Path(options.data).name),
         "commit": options.commit or record.commit(),
-        "device": devices[1] if devices else "",
+        "device": devices[1].partition(" as ")[0] if devices else "",
         "versions": record.versions(),
         "seeds": [config["seed"]],
-        "epochs": config["epochs"],
+        "epochs": next(x for x in found[::-1] if "train/epoch" in x)["train/epoch"],
         "steps": found[-1]["step"],
         "hours": hours,
         "last": last,

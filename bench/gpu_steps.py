@@ -101,7 +101,7 @@ def mixjax(row: Row, tiny: bool) -> Callable:
     def second():
         begin = time.perf_counter()
         compiled = lowered.compile()
-        facts = parts.facts | {"compile_s": time.perf_counter() - begin}
+        facts = parts.facts | {"compile_s": time.perf_counter() - begin, "note": ""}
         state, inputs, resident = parts.arguments()
 
         def steps(count):
