@@ -12,7 +12,7 @@ FLOORS = {
     0: "errors registry state meshes groups branches interrupts cpu recipes",
     1: "models mixtures objectives data optim schedules checkpoint logs workdir flops",
     2: "methods ledger",
-    3: "evals export targets",
+    3: "evals export targets page",
     4: "train runs",
     5: "main prepare look evaluate results report",
 }

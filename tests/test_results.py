@@ -174,20 +174,23 @@ def whole(command, **changes):
     return dict(config=config, step=steps, total_steps=steps)
 
 
-METRICS = {
-    "ImageNet-A": "robust/imagenet_a/top1",
-    "ImageNet-C": "robust/imagenet_c/mce",
-}
-SAID = {"knn5": "knn/k=5", "knn200": "knn/k=200", "ablation_finetune": "finetune"}
-SAID |= {"lowshot1": "lowshot 1%", "lowshot10": "lowshot 10%"}
-SAID |= {"robustness.py": "robust/imagenet_a", "probe.py": "probe/epochs=500"}
+SAID = {"knn5": "knn/k=5", "knn200": "knn/k=200"}
+SAID |= {"robustness_a": "robust/imagenet_a", "robustness_c": "robust/imagenet_c"}
+
+
+def protocol_of(name):
+    """What an entry of row `name` says: of the recipe that scores it, if one does."""
+    plan, protocol = PLANS[name], plans.protocol(ROWS[name])
+    if plan.evals == "probe.py":
+        return "probe/epochs=500"
+    if protocol in SAID:
+        return SAID[protocol]
+    return match.recipe(plan.downstream)["evals"]["classify"]["protocol"]
 
 
 def entry_of(name, value=50.0, **changes):
     """An entry that must be on row `name`."""
-    row, plan = ROWS[name], PLANS[name]
-    protocol = SAID.get(plan.evals) or SAID.get(plans.protocol(row))
-    protocol = protocol or plans.protocol(row)
+    row, plan, protocol = ROWS[name], PLANS[name], protocol_of(name)
     run = whole(plan.pretrain, **changes)
     given = dict(run, origin={})
     if plan.downstream:
@@ -196,11 +199,10 @@ def entry_of(name, value=50.0, **changes):
             config=after, step=7, total_steps=7, origin=run | {"complete": True}
         )
         given["origin"]["config_hash"] = ledger.config_hash(run["config"])
-    metric = METRICS.get(row["dataset"], f"{protocol}/{row['metric']}")
     return ledger.entry(
         name="test",
         protocol=protocol,
-        metrics={metric: value, "examples": 10_000},
+        metrics={f"{protocol}/{row['metric'].lower()}": value, "examples": 10_000},
         effective_batch=given["config"]["batch"],
         examples_seen=given["step"] * given["config"]["batch"],
         seconds=36.0,

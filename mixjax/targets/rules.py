@@ -239,10 +239,10 @@ PROTOCOLS = {  # a row's protocol, or evaluations -> the entry's protocol begins
     "linear": r"linear\b",
     "finetune": r"finetune\b",
     "ablation_finetune": r"finetune\b",
-    "lowshot1": r"lowshot 1%",
-    "lowshot10": r"lowshot 10%",
-    "robustness_a": r"robust\w*\b",
-    "robustness_c": r"robust\w*\b",
+    "lowshot1": r"lowshot/share=1\b",
+    "lowshot10": r"lowshot/share=10\b",
+    "robustness_a": r"robust/imagenet_a\b",
+    "robustness_c": r"robust/imagenet_c\b",
 }
 METRICS = {  # a row's metric on a data set -> the name of the entry's metric
     ("top1", "ImageNet-A"): r"(.*/)?imagenet_a/top1",
