@@ -296,6 +296,7 @@ def sgd(weight_decay: float) -> ConfigDict:
     """SGD with momentum 0.9; L2 on everything, norms and biases too, as in torch."""
     c = ConfigDict()
     c.name = "sgd"
+    c.nesterov = False
     c.momentum, c.weight_decay, c.decay_vectors = 0.9, weight_decay, True
     return rules(c)
 

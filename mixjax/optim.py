@@ -216,11 +216,14 @@ def adam(mask, *, b1: float, b2: float, eps: float, weight_decay: float):
     )
 
 
-def sgd(mask, *, momentum: float, weight_decay: float):
-    """v <- momentum v + (g + wd p); p <- p - lr v (torch's SGD)."""
+def sgd(mask, *, momentum: float, weight_decay: float, nesterov: bool):
+    """v <- momentum v + (g + wd p); p <- p - lr v (torch's SGD).
+
+    nesterov: p <- p - lr (g + wd p + momentum v) instead, with the new v.
+    """
     return optax.chain(
         optax.add_decayed_weights(weight_decay, mask),
-        optax.trace(momentum),
+        optax.trace(momentum, nesterov=nesterov),
     )
 
 

@@ -21,7 +21,7 @@ RULES = {"lr_rules": (), "freeze_rules": (), "unit_rules": ()}
 RULES |= {"layer_decay": 1.0, "layers": ()}
 ADAMW |= {"decay_vectors": False, "decay_exempt": (), **RULES}
 ADAMW |= {"clip_norm": 0.0}
-SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.1}
+SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.1, "nesterov": False}
 SGD |= {"decay_vectors": True, "decay_exempt": (), **RULES}
 SGD |= {"clip_norm": 0.0}
 
@@ -128,6 +128,19 @@ def small():
     params = {"encoder": {"kernel": a}, "prototypes": {"kernel": b, "bias": b[0]}}
     grads = {"encoder": {"kernel": ga}, "prototypes": {"kernel": gb, "bias": gb[0]}}
     return params, grads
+
+
+def test_nesterov_looks_ahead(small):
+    """v = 0.9 v + g; p -= lr (g + 0.9 v), by hand, as torch's."""
+    params, grads = small
+    config = SGD | {"nesterov": True, "weight_decay": 0.0}
+    after = run(config, params, grads, [0.1, 0.2])
+    p, v = params["encoder"]["kernel"], 0
+    for lr in (0.1, 0.2):
+        g = grads["encoder"]["kernel"]
+        v = 0.9 * v + g
+        p = p - lr * (g + 0.9 * v)
+    np.testing.assert_allclose(after["encoder"]["kernel"], p, rtol=1e-6)
 
 
 @pytest.mark.parametrize("config", [ADAMW, SGD], ids=["adamw", "sgd"])

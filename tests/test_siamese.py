@@ -240,6 +240,7 @@ def test_three_steps_of_moco(monkeypatch, symmetric):
     method, state, batch = linear_moco(monkeypatch, symmetric, lam=0.25)
     optimizer = optim.make(
         {"name": "sgd", "momentum": 0.0, "weight_decay": 0.0, "decay_vectors": True}
+        | {"nesterov": False}
         | {"decay_exempt": (), "lr_rules": (), "freeze_rules": (), "unit_rules": ()}
         | {"layer_decay": 1.0, "layers": ()}
         | {"clip_norm": 0.0},

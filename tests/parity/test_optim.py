@@ -195,6 +195,7 @@ def test_optimizers(reference, name):
     rename = {"beta1": "b1", "beta2": "b2"}
     config = {rename.get(k, k): v.item() for k, v in hp.items() if k != "lrs"}
     config |= {"name": name, "decay_vectors": name != "lars", **RULES}
+    config |= {"nesterov": False} if name == "sgd" else {}
     params = jax.tree.map(jnp.asarray, ref.part("params"))
     rates = ref[f"hp/{name}/lrs"]
     steps = run_steps(config, rates, params, ref.part("in/grads"))

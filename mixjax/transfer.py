@@ -1,0 +1,177 @@
+"""python -m mixjax.transfer --config=configs/transfer.py --config.init_from=RUN
+    --workdir=DIR [--sets=pets,dtd] [--config.x=y]
+
+Fine-tunes a pre-trained encoder on a suite of data sets. For each it tries several
+rates on a validation part, trains once more with the best on all that is not the test
+set, and scores that. Each run is an ordinary one in a folder of its own, so that the
+same command redoes only what is unfinished. DIR/<set>.json is the result of a set; the
+table at the end has them all. A set that is not there is named, with where it belongs,
+and the others go on.
+
+  --config=FILE[:ARG]    a recipe with variants set=, stage=, rate= and a section suite
+  --config.FIELD=VALUE   another value for a field, in every run
+  --sets=A,B             some of the suite
+  --workdir=DIR          the folder of the suite
+
+Exit codes: as mixjax.main; 2 also if a set was missing, once all others are done.
+"""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from mixjax import errors, recipes
+
+
+class Suite(NamedTuple):
+    """What the command line asks for."""
+
+    recipe: str  # FILE:ARG
+    changes: dict[str, str]
+    workdir: Path
+    interrupt: object
+
+    def config(self, **variants):
+        """The recipe's configuration for a set, a stage and a rate."""
+        name, _, argument = self.recipe.partition(":")
+        given = [argument] if argument else []
+        given += [f"{k}={v}" for k, v in variants.items()]
+        config = recipes.load(f"{name}:{','.join(given)}")
+        if "suite" not in config:
+            raise errors.UsageError(
+                f"--config={self.recipe} has no section suite, as configs/transfer.py."
+            )
+        return recipes.override(config, self.changes)
+
+
+def train_once(suite: Suite, folder: Path, config) -> dict[str, float]:
+    """Runs or continues one training; the metrics of its last evaluation.
+
+    {} if its loss did not stay finite, as happens at high rates.
+    """
+    from mixjax import ledger, train
+    from mixjax.workdir import Workdir
+
+    failed = folder / "DIVERGED"
+    with Workdir(str(folder), config) as workdir:
+        if not workdir.finished and not failed.exists():
+            try:
+                train.train(config, workdir, suite.interrupt)
+            except errors.Diverged as error:
+                failed.write_text(f"{error}\n")
+    if failed.exists():
+        return {}
+    entries = ledger.read(folder)
+    return max(entries, key=lambda e: e["step"])["metrics"]
+
+
+def score(metrics: dict, name: str, metric: str) -> float:
+    """The metric that a set is judged by; nan if there is none."""
+    return metrics.get(f"transfer/{name}/{metric}", math.nan)
+
+
+def run_set(suite: Suite, name: str) -> dict:
+    """Searches the rate on one set, trains with it, scores: the set's result."""
+    from mixjax.workdir import write
+
+    place = suite.workdir / f"{name}.json"
+    plan = suite.config(set=name).suite
+    tried = {}
+    for rate in plan.rates:
+        config = suite.config(set=name, stage="search", rate=rate)
+        folder = suite.workdir / name / f"rate_{rate:g}"
+        tried[rate] = score(train_once(suite, folder, config), name, plan.metric)
+    known = {rate: value for rate, value in tried.items() if not math.isnan(value)}
+    if not known:
+        return {"set": name, "why": f"no rate of {plan.rates} stayed finite"}
+    best = max(known, key=known.get)
+    config = suite.config(set=name, stage="final", rate=best)
+    metrics = train_once(suite, suite.workdir / name / "final", config)
+    found = {"set": name, "metric": plan.metric, "rate": best}
+    found["value"] = score(metrics, name, plan.metric)
+    found["validation"] = {f"{rate:g}": value for rate, value in known.items()}
+    found |= {"metrics": metrics, "init_from": config.init_from}
+    write(place, json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def missing(suite: Suite, name: str) -> str:
+    """Why the data of a set cannot be read, in a sentence; "" if it can."""
+    from mixjax.data import sources
+
+    first, last = (suite.config(set=name, stage=s).data for s in ("search", "final"))
+    archive = suite.config(set=name).suite.archive
+    try:
+        for split in (first.split, first.eval_split, last.split, last.eval_split):
+            sources.open_source(first.source, split, first.directory)
+    except errors.UsageError as error:
+        more = f" ({archive})" if archive else ""
+        return f"{error}{more}"
+    return ""
+
+
+def table(results: list[dict]) -> list[str]:
+    """Lines: a set, its metric and number, the rate; or why there is none."""
+    lines = [f"{'set':<12} {'metric':<15} {'value':>7}  rate"]
+    values = [r["value"] for r in results if "value" in r]
+    for r in results:
+        if "why" in r:
+            lines.append(f"{r['set']:<12} not run: {r['why']}")
+        else:
+            number = f"{r['value']:7.2f}  {r['rate']:g}"
+            lines.append(f"{r['set']:<12} {r['metric']:<15} {number}")
+    if values:
+        mean = sum(values) / len(values)
+        lines.append(f"{'mean':<12} {f'of {len(values)} sets':<15} {mean:7.2f}")
+    return lines
+
+
+def run_suite(suite: Suite, wanted: list[str]) -> int:
+    """All sets, one after the other; the exit code."""
+    results = []
+    for name in wanted:
+        why = missing(suite, name)
+        if why:
+            print(f"{name}: not run: {why}", flush=True)
+        results.append({"set": name, "why": why} if why else run_set(suite, name))
+    print("\n".join(table(results)))
+    return errors.USAGE if any("why" in r for r in results) else errors.DONE
+
+
+def run(argv: list[str]) -> int:
+    """Runs what the flags (without the program's name) say; returns the exit code."""
+    from mixjax import cpu, interrupts
+
+    stop = interrupts.Interrupt().install()
+    try:
+        given = dict(recipes.pairs(argv))
+        changes = {k: v for k, v in given.items() if k.startswith("config.")}
+        for flag in given.keys() - changes.keys():
+            errors.check_name("flag", flag, ("config", "workdir", "sets"))
+        for flag in ("config", "workdir"):
+            if flag not in given:
+                raise errors.UsageError(f"--{flag} is missing.")
+        folder = Path(given["workdir"]).expanduser()
+        suite = Suite(given["config"], changes, folder, stop)
+        known = suite.config().suite.sets
+        wanted = [w for w in given.get("sets", "").split(",") if w] or list(known)
+        for name in wanted:
+            errors.check_name("--sets", name, known)
+        cpu.tune()
+        folder.mkdir(parents=True, exist_ok=True)
+        return run_suite(suite, wanted)
+    except errors.UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return errors.USAGE
+    except errors.Preempted as error:
+        print(f"stopped by {error}; the same command continues", file=sys.stderr)
+        return errors.PREEMPTED
+
+
+if __name__ == "__main__":
+    if any(a in ("-h", "-help", "--help") for a in sys.argv[1:]):
+        print(__doc__)
+        sys.exit(errors.DONE)
+    sys.exit(run(sys.argv[1:]))
