@@ -25,9 +25,10 @@ def open_run(path: str, field: str, changes: dict, batch: int, mesh) -> Run:
     # Late: whoever only asks for help need not wait for jax.
     import jax
 
-    from mixjax import checkpoint, data, meshes, methods, models
+    from mixjax import checkpoint, data, logs, meshes, methods, models
     from mixjax.state import Clock, TrainState
 
+    logs.start()
     saved = Path(path).expanduser() / "config.json"
     if not saved.is_file():
         raise errors.UsageError(f"{field}={path} is not a run: {saved} does not exist.")

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixjax import evaluate, meshes, methods, models, optim, recipes, train
+from mixjax import data, evaluate, meshes, methods, models, optim, recipes, train
 from mixjax.errors import UsageError
+from mixjax.evals import classify
 from mixjax.mixtures import labelled
 from mixjax.schedules import Clock
+from mixjax.state import TrainState
 from tests import tiny
 
 CLOCK = Clock(100, 100)
@@ -307,3 +309,25 @@ def test_the_rate_of_the_probe():
     c = probe_file()
     factor = (c.last_rate / c.first_rate) ** (1 / c.epochs)
     assert factor == pytest.approx(0.981748, abs=1e-6)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_each_held_out_picture_counts_once(devices):
+    """360 digits in batches of 64 on any number of devices: one number, by hand."""
+    axes = (jax.sharding.AxisType.Auto,) * 2
+    few = jax.devices()[:devices]
+    mesh = jax.make_mesh((devices, 1), meshes.BATCH, axis_types=axes, devices=few)
+    config = tiny.supervised("linear", "encoder=vit", model__encoder__depth=1)
+    sets = data.make(config.data, batch=32, seed=0, mesh=mesh)
+    network = models.make(config.model)
+    example = jnp.zeros((1, 16, 16, 1))
+    params, stats = network.init(jax.random.key(0), example)
+    state = TrainState(jnp.int32(0), params, {}, stats, {}, {})
+    how = dict(protocol="linear", examples=0, sets=sets, network=network, mesh=mesh)
+    found = classify.make(**how, check=lambda: None)(state, 0, None)
+    images, labels = sets.test(0).source.images, sets.test(0).source.labels
+    seen = jax.vmap(lambda x: sets.eval_view.device(jax.random.key(0), x))(images)
+    logits = classify.predictor(network)(state, seen)
+    right = (np.argmax(logits, axis=1) == np.asarray(labels)).sum()
+    assert found["linear/examples"] == 360
+    assert found["linear/top1"] == pytest.approx(100 * right / 360)
