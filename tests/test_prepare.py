@@ -53,6 +53,40 @@ class Little(tfds.core.GeneratorBasedBuilder):
             label = i % 3 if i < 10 else -1
             yield i, {"id": i, "label": label, "image": io.BytesIO(picture(i))}
 
+def set_of(kind, features, examples):
+    def info(self):
+        known = tfds.features.FeaturesDict(features)
+        return tfds.core.DatasetInfo(builder=self, features=known)
+    body = {"VERSION": tfds.core.Version("1.0.0"), "_info": info}
+    body["_split_generators"] = lambda self, manager: {"train": enumerate(examples)}
+    body["_generate_examples"] = None
+    return type(kind, (tfds.core.GeneratorBasedBuilder,), body)
+
+# As Oxford-IIIT Pet, with more classes and pictures than one; and as PASCAL VOC.
+mask = tfds.features.Image(shape=(None, None, 1), use_colormap=True)
+classes = tfds.features.ClassLabel(names=["ant", "bee", "cat"])
+features = {"species": tfds.features.ClassLabel(num_classes=2), "a_mask": mask}
+features |= {"image": tfds.features.Image(), "label": classes}
+features |= {"file_name": tfds.features.Text()}
+Pets = set_of("Pets", features, [
+    {"species": 0, "a_mask": np.zeros((8, 8, 1), np.uint8), "label": i,
+     "image": io.BytesIO(picture(i)), "file_name": f"é_{i}.jpg"} for i in range(3)])
+shown = [([0, 2], [2]), ([], []), ([1], [1])]
+of = {"label": classes, "bbox": tfds.features.BBoxFeature(), "bad": np.bool_}
+features = {"image": tfds.features.Image(), "image/filename": tfds.features.Text()}
+features |= {"objects": tfds.features.Sequence(of)}
+features["labels"] = tfds.features.Sequence(classes)
+features["labels_no_difficult"] = tfds.features.Sequence(classes)
+box = tfds.features.BBox(0.0, 0.0, 1.0, 1.0)
+Many = set_of("Many", features, [
+    {"image": io.BytesIO(picture(i)), "image/filename": f"{i}.jpg",
+     "objects": [{"label": n, "bbox": box, "bad": False} for n in all],
+     "labels": all, "labels_no_difficult": good}
+    for i, (all, good) in enumerate(shown)])
+for kind in Pets, Many:
+    builder = kind(data_dir=f"{sys.argv[1]}/more", file_format="array_record")
+    builder.download_and_prepare()
+
 folder = sys.argv[1]
 for form in ("tfrecord", "array_record"):
     builder = Little(data_dir=f"{folder}/{form}", file_format=form)
@@ -106,7 +140,12 @@ found = []
 for name, split, folder in json.loads(sys.argv[1]):
     try:
         source = sources.open_source(name, split, folder)
-        found.append([source.classes, [source.read(i) for i in range(source.size)]])
+        examples = [source.read(i) for i in range(source.size)]
+        if source.several:
+            examples = [(data, label.tolist()) for data, label in examples]
+        found.append([source.classes, examples])
+        if source.file:
+            found[-1] += [source.names, [source.file(i) for i in range(source.size)]]
     except UsageError as error:
         found.append([type(error).__name__, str(error)])
 assert not any(m.partition(".")[0] == "tensorflow" for m in sys.modules)
@@ -194,7 +233,8 @@ def made(written, said):
     assert command[:3] == ["python", "-m", "mixjax.prepare"]
     done = python(*command[1:])
     assert done.returncode == 0, done.stderr
-    folder = f"{written}/tfrecord-array_record"
+    folder, more = f"{written}/tfrecord-array_record", f"{written}/more"
+    (written / "list.txt").write_text("n/é_2\né_0.jpg\n")
     assert done.stdout.strip() == f"prepared: {folder}/little/1.2.0"
     asked = {
         "train": ("tfds:little", "train", folder),
@@ -205,6 +245,11 @@ def made(written, said):
         "unlabelled": ("tfds:little", "unlabelled", folder),
         "old": ("tfds:little", "train", f"{written}/new"),
         "direct": ("tfds:little:1.2.0", "train", f"{written}/array_record"),
+        "part": ("tfds:little", "train+test | part(.5, seed=0)", folder),
+        "balanced": ("tfds:little", "train | balanced(.5, seed=0)", folder),
+        "pets": ("tfds:pets", "train", f"{written}/more"),
+        "listed": ("tfds:pets", f"train | listed('{written}/list.txt')", more),
+        "several": ("tfds:many", "train", f"{written}/more"),
     }
     return dict(zip(asked, read(*asked.values()), strict=True))
 
@@ -234,6 +279,63 @@ def test_splits_can_be_added(made):
     assert [label for _, label in unlabelled] == [-1] * 4
     assert made["sum"] == [3, train + unlabelled]
     assert made["sum of slices"][1] == train[5:] + unlabelled[:2]
+
+
+@needs_tensorflow
+def test_parts_are_taken_of_what_tfds_reads(made):
+    whole = made["train"][1] + made["test"][1]
+    classes, part = made["part"]
+    assert classes == 3 and len(part) == 5 and all(e in whole for e in part)
+    assert sorted(label for _, label in made["balanced"][1]) == [0, 0, 1, 2]
+
+
+@needs_tensorflow
+def test_the_picture_and_the_class_are_known_by_name(made):
+    """Not the first of their kind; and a picture by its file's name."""
+    classes, examples, names, files = made["pets"]
+    assert (classes, names) == (3, ["ant", "bee", "cat"])
+    assert [label for _, label in examples] == [int(f[2]) for f in files]
+    assert sorted(files) == ["é_0.jpg", "é_1.jpg", "é_2.jpg"]
+    assert all(data[:6] in ("ffd8ff", "89504e") for data, _ in examples)
+    assert sorted(made["listed"][3]) == ["é_0.jpg", "é_2.jpg"]
+
+
+@needs_tensorflow
+def test_several_classes_per_picture(made):
+    """1 present, -1 only in difficult objects, else 0, as in PASCAL VOC."""
+    classes, examples, names, files = made["several"]
+    assert (classes, names) == (3, ["ant", "bee", "cat"])
+    labels = {file: label for file, (_, label) in zip(files, examples, strict=True)}
+    assert labels == {"0.jpg": [-1, 0, 1], "1.jpg": [0, 0, 0], "2.jpg": [0, 1, 0]}
+
+
+# The sets that representations are transferred to, and ImageNet: classes, file names?
+TRANSFER = {"caltech101": (102, True), "cars196": (196, False), "dtd": (47, True)}
+TRANSFER |= {"cifar10": (10, False), "cifar100": (100, False), "food101": (101, False)}
+TRANSFER |= {"oxford_flowers102": (102, True), "oxford_iiit_pet": (37, True)}
+TRANSFER |= {"sun397": (397, True), "voc/2007": (20, True)}
+TRANSFER |= {"imagenet2012": (1000, True)}
+LABELS = """
+import json, sys
+import tensorflow_datasets as tfds
+from mixjax.data import tfds_sets
+
+found = {}
+for name in sys.argv[1:]:
+    features = tfds.builder(name, try_gcs=False, data_dir="none").info.features
+    classes, several, _ = tfds_sets.labels_of(tfds, features)
+    file = any(k in features for k in tfds_sets.FILES)
+    found[name] = [len(classes), several, file, "image" in features]
+print(json.dumps(found))
+"""
+
+
+def test_what_tfds_says_of_the_sets_for_transfer(tmp_path):
+    """Nothing of them is here, but their features are known without TensorFlow."""
+    done = python("-W", "error", "-c", LABELS, *TRANSFER)
+    assert done.returncode == 0, done.stderr
+    wanted = {k: [n, k == "voc/2007", file, True] for k, (n, file) in TRANSFER.items()}
+    assert json.loads(done.stdout) == wanted
 
 
 @needs_tensorflow

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from mixjax.data import color_ops
 from mixjax.data.device_ops import Op, check_probability, to_levels
 from mixjax.data.host_ops import check_range
 from mixjax.errors import check_name
@@ -94,14 +95,18 @@ def blur(
 
 def smooth(image: Array) -> Array:
     """Pillow's SMOOTH: 3 x 3 weights 1, in the middle 5, over 13; the rim stays."""
-    total = image  # neighbours across the edge only reach the rim
-    for axis in (0, 1):
-        total = total + jnp.roll(total, 1, axis) + jnp.roll(total, -1, axis)
-    total = total + 4 * image
-    height, width = image.shape[:2]
-    y, x = jnp.arange(height)[:, None, None], jnp.arange(width)[None, :, None]
+    return color_ops.on_planes(lambda planes: map(smooth_plane, planes), image)
+
+
+def smooth_plane(plane: Array) -> Array:
+    """`smooth` of one channel [H, W]."""
+    height, width = plane.shape
+    total = jnp.pad(plane, 1)
+    total = total[:-2] + total[1:-1] + total[2:]
+    total = total[:, :-2] + total[:, 1:-1] + total[:, 2:] + 4 * plane
+    y, x = jnp.arange(height)[:, None], jnp.arange(width)
     inside = (y > 0) & (y < height - 1) & (x > 0) & (x < width - 1)
-    return jnp.where(inside, to_levels(total / 13), image)
+    return jnp.where(inside, to_levels(total / 13), plane)
 
 
 def sharpness(image: Array, factor) -> Array:

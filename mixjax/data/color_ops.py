@@ -33,7 +33,7 @@ def split(image: Array) -> Planes:
 
 def on_planes(change: Callable[[Planes], Planes], image: Array) -> Array:
     """An operation of planes as one of images."""
-    return jnp.stack(change(split(image)), axis=2)
+    return jnp.stack(tuple(change(split(image))), axis=2)
 
 
 def levels(image: Array) -> Array:
@@ -148,17 +148,44 @@ def equalize(image: Array) -> Array:
 def equalize_plane(plane: Array) -> Array:
     """Whole levels [H, W] -> whole levels [H, W].
 
-    Counting and looking up are matrix products with the two hexadecimal digits of each
-    level as one-hot rows, [H * W, 16] each: neither scatter nor gather. Exact in any
-    precision, since the products are of 0, 1 and whole numbers up to 255.
+    Looking up is a matrix product, as counting is, not a gather.
+    """
+    high, low = digits(plane)
+    found = (high @ equalizing(plane).reshape(16, 16)) * low
+    return found.sum(axis=1).reshape(plane.shape)
+
+
+def digits(plane: Array) -> tuple[Array, Array]:
+    """The two hexadecimal digits of whole levels [H, W] as one-hot rows, [H * W, 16].
+
+    Their products are exact in any precision, with 0, 1 or whole numbers up to 255.
     """
     level = plane.reshape(-1).astype(jnp.int32)
-    high, low = jax.nn.one_hot(level // 16, 16), jax.nn.one_hot(level % 16, 16)
-    count = (high.T @ low).reshape(256).astype(jnp.int32)
+    return jax.nn.one_hot(level // 16, 16), jax.nn.one_hot(level % 16, 16)
+
+
+def histogram(plane: Array) -> Array:
+    """How often each of 256 whole levels is in [H, W]; int32.
+
+    A matrix product, except on a CPU, which adds one by one 30 times faster.
+    """
+
+    def by_product(plane):
+        high, low = digits(plane)
+        return (high.T @ low).reshape(256).astype(jnp.int32)
+
+    def one_by_one(plane):
+        level = plane.reshape(-1).astype(jnp.int32)
+        return jnp.zeros(256, jnp.int32).at[level].add(1, mode="promise_in_bounds")
+
+    return jax.lax.platform_dependent(plane, cpu=one_by_one, default=by_product)
+
+
+def equalizing(plane: Array) -> Array:
+    """What each level becomes when whole levels [H, W] are equalised, [256]."""
+    count = histogram(plane)
     below = jnp.cumsum(count) - count
-    brightest = (level == level.max()).sum()
-    step = (level.size - brightest) // 255
+    step = jnp.where(count > 0, below, 0).max() // 255  # without the brightest level
     table = (step // 2 + below) // jnp.maximum(step, 1)
     table = jnp.where(step > 0, jnp.minimum(table, 255), jnp.arange(256))
-    found = (high @ table.reshape(16, 16).astype(jnp.float32)) * low
-    return found.sum(axis=1).reshape(plane.shape)
+    return table.astype(jnp.float32)

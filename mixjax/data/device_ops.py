@@ -77,7 +77,9 @@ def to_levels(image: Array) -> Array:
     return jnp.floor(jnp.clip(image, 0.0, 1.0) * 255 + 0.5) / 255
 
 
-def sample_box(key: Array, height: int, width: int, scale, ratio):
+def sample_box(
+    key: Array, height: int, width: int, scale, ratio, once: bool = False
+) -> tuple[Array, Array, Array, Array]:
     """torchvision's RandomResizedCrop.get_params under jit; see host_ops.sample_box.
 
     Returns (top, left, height, width), scalars of float32 that hold whole numbers.
@@ -88,7 +90,9 @@ def sample_box(key: Array, height: int, width: int, scale, ratio):
     aspect = jnp.exp(jax.random.uniform(aspect_key, (10,), minval=low, maxval=high))
     area = area * (height * width)
     w, h = jnp.round(jnp.sqrt(area * aspect)), jnp.round(jnp.sqrt(area / aspect))
-    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)  # [10]
+    if once:
+        w, h = jnp.clip(w[:1], 1, width), jnp.clip(h[:1], 1, height)
+    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)  # [10], or [1]
     first = jnp.argmax(fits)
     centre = min(max(width / height, ratio[0]), ratio[1])
     whole_w = min(width, max(round(height * centre), 1))
@@ -107,15 +111,19 @@ def crop(
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     filter: str = "bicubic",
+    once: bool = False,
 ) -> Op:
-    """A random crop of area fraction `scale` and aspect `ratio`, resized to `size`."""
+    """A random crop of area fraction `scale` and aspect `ratio`, resized to `size`.
+
+    once: see host_ops.sample_box.
+    """
     check_name("crop filter", filter, KERNELS)
     check_range("scale", scale)
     check_range("ratio", ratio)
     size = pair(size)
 
     def op(key, image):
-        box = sample_box(key, image.shape[0], image.shape[1], scale, ratio)
+        box = sample_box(key, image.shape[0], image.shape[1], scale, ratio, once)
         return resize_box(image, box, size, filter)
 
     return op

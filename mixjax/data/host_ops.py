@@ -69,12 +69,18 @@ def resize(array: np.ndarray, size: tuple[int, int], filter: str, antialias: boo
 
 
 def sample_box(
-    height: int, width: int, scale, ratio, rng: np.random.Generator
+    height: int,
+    width: int,
+    scale,
+    ratio,
+    rng: np.random.Generator,
+    once: bool = False,
 ) -> tuple[int, int, int, int]:
     """torchvision's RandomResizedCrop.get_params -> (top, left, height, width).
 
     Ten tries of an area fraction from U(scale) and a log-uniform aspect from `ratio`;
-    then the largest centre crop whose aspect is allowed.
+    then the largest centre crop whose aspect is allowed. once: a single try, whose
+    height and width are cut to the picture's (linear probes of MAE and BYOL).
     """
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for _ in range(10):
@@ -82,6 +88,8 @@ def sample_box(
         area = height * width * (scale[0] + (scale[1] - scale[0]) * rng.random())
         aspect = math.exp(low + (high - low) * rng.random())
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if once:
+            w, h = min(max(w, 1), width), min(max(h, 1), height)
         if 0 < w <= width and 0 < h <= height:
             top = int(rng.random() * (height - h + 1))
             return top, int(rng.random() * (width - w + 1)), h, w
@@ -110,11 +118,12 @@ def decode_crop(
     filter: str = "bicubic",
     antialias: bool = True,
     channels: int = 3,
+    once: bool = False,
 ) -> Op:
     """A random crop of area fraction `scale` and aspect `ratio`, resized to `size`.
 
     A JPEG much larger than its crop needs is decoded at a half, quarter or eighth,
-    never below twice the wanted size.
+    never below twice the wanted size. once: see sample_box.
     """
     check_name("decode_crop filter", filter, FILTERS)
     check_range("scale", scale)
@@ -126,9 +135,9 @@ def decode_crop(
         known = decoding.plain_jpeg(picture) if isinstance(picture, bytes) else None
         if known is None:
             array = to_array(picture, channels)
-            top, left, h, w = sample_box(*array.shape[:2], scale, ratio, rng)
+            top, left, h, w = sample_box(*array.shape[:2], scale, ratio, rng, once)
         else:
-            top, left, h, w = sample_box(*known, scale, ratio, rng)
+            top, left, h, w = sample_box(*known, scale, ratio, rng, once)
             spare = max(min(h // (2 * size[0]), w // (2 * size[1])), 1)
             enough = (-(-known[0] // spare), -(-known[1] // spare))
             enough = enough if spare > 1 else (0, 0)

@@ -17,7 +17,7 @@ from mixjax.data.source import MissingSplit, Source
 from mixjax.errors import UsageError, nearest
 
 SEVERAL, COUNTED = "labels", "labels_no_difficult"
-FILES = ("file_name", "image/filename")
+FILES = ("file_name", "image/filename", "image/file_name")
 
 
 def open_tfds(rest: str, split: str, directory: str) -> Source:
@@ -65,7 +65,7 @@ def open_tfds(rest: str, split: str, directory: str) -> Source:
     except ValueError as error:  # a slice that is empty, too long, or no slice
         reason = str(error).splitlines()[-1]
         raise UsageError(f"data: split {split!r} of tfds:{rest}: {reason}") from error
-    names, several, label = _labels(tfds, features)
+    names, several, label = labels_of(tfds, features)
     file = next((k for k in FILES if k in features), None)
 
     def read(i):
@@ -96,7 +96,7 @@ def _text(value) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _labels(tfds, features) -> tuple[list[str], bool, Callable]:
+def labels_of(tfds, features) -> tuple[list[str], bool, Callable]:
     """(names of the classes, whether pictures have several, record -> label)."""
     kind = tfds.features.ClassLabel
     one = _named("label", features, lambda f: isinstance(f, kind))

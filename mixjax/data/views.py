@@ -14,11 +14,19 @@ from typing import NamedTuple, get_origin
 import jax
 import jax.numpy as jnp
 
-from mixjax.data import blur_ops, device_ops, host_ops, jitter
+from mixjax.data import (
+    blur_ops,
+    device_ops,
+    erasing,
+    host_ops,
+    jitter,
+    randaugment,
+)
 from mixjax.errors import UsageError, nearest
 
 Array = jax.Array
 OPS = host_ops.OPS | device_ops.OPS | jitter.OPS | blur_ops.OPS
+OPS |= randaugment.OPS | erasing.OPS
 
 
 class View(NamedTuple):
