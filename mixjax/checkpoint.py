@@ -71,13 +71,12 @@ class Checkpoints:
             return
         if step in self._manager.all_steps():
             self._manager.delete(step)
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes)
-            ),
-            force=True,
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes)
         )
+        # Orbax copies to the host without saying so, which the training loop forbids.
+        with jax.transfer_guard_device_to_host("allow"):
+            self._manager.save(step, args=args, force=True)
 
     def restore(self, step: int, layout) -> tuple:
         """(state, notes) of `step`, laid out as `layout`, a tree of shapes + shardings.

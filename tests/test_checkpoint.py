@@ -109,6 +109,23 @@ def test_what_is_restored_is_what_was_saved(opened, workdir):
         assert notes == NOTES
 
 
+def test_saving_may_copy_to_the_host_where_that_is_forbidden(
+    opened, tmp_path, monkeypatch
+):
+    """On a CPU nothing is copied and so nothing refused; hence the look at the rule."""
+    levels, array, state = [], type(jnp.zeros(())), make_state()
+    copy = array.copy_to_host_async
+
+    def watched(self):
+        levels.append(jax.config.jax_transfer_guard_device_to_host)
+        return copy(self)
+
+    monkeypatch.setattr(array, "copy_to_host_async", watched)
+    with jax.transfer_guard("disallow"):
+        opened(tmp_path).save(1, state, {})
+    assert levels and set(levels) == {"allow"}
+
+
 def test_restore_lays_out_anew(opened, workdir, tmp_path):
     """From a copy on every device to shared copies, and back."""
     whole, replicated = laid(make_state(0), 1)
