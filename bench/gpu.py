@@ -438,6 +438,7 @@ def main() -> None:
     rows = [row._replace(batch=16, seconds=1) if options.tiny else row for row in ROWS]
     if options.worker:
         return work(options, {row.key: row for row in rows})
+    os.environ.pop("XLA_PYTHON_CLIENT_MEM_FRACTION", None)  # launch sets its new name
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped by SIGTERM"))
     left = lambda: 60 * options.minutes - (time.monotonic() - START) - SPARE
     wanted = lambda *names: not options.only or options.only & set(names)
