@@ -29,7 +29,7 @@ METHODS = {  # recipe, encoder of the evaluations, changes to both
 }
 PRE = {"moco": {"batch": 64, "method.objective.queue": 4096, "model.norm.groups": 1}}
 PROTOCOLS = {  # recipe; changes
-    "linear": ("configs/linear_cifar.py:encoder={encoder}", {"batch": 256}),
+    "linear": ("configs/linear_cifar.py:encoder={encoder}", {"batch": 64}),
     "finetune": ("configs/finetune_cifar.py:encoder={encoder},strong=0", {"batch": 64}),
     "lowshot/share=10": (
         "configs/lowshot_cifar.py:encoder={encoder},share=10",

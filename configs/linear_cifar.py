@@ -4,8 +4,8 @@
         --config.init_from=WORKDIR_OF_A_PRE_TRAINING_RUN --workdir=...
     variants: :encoder=resnet18 (swav, vit), :data=c10 (c100, stl, tiny)
 
-A ResNet as in SwAV's CIFAR code (Un-Mix's README: SwAV 84.9 to 91.5), a ViT with MAE's
-batch norm and LARS. The probe on cached features of HTDT's code, by which most small
+As in SwAV's CIFAR code (Un-Mix's README: SwAV 84.9 to 91.5), a ViT with the batch norm
+of MAE's probe. The probe on cached features of HTDT's code, by which most small
 sets of the papers are measured, is configs/probe.py.
 """
 
