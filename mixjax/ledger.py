@@ -36,6 +36,7 @@ FIELDS = {  # of an entry, and what each must be
     "config": dict,
     "origin": dict,
 }
+NEEDED = ("seed", "epochs", "steps", "batch", "data", "model", "method")  # of a config
 PLACES = ("eval/*/*.json", "*/eval/*/*.json", "*/*/eval/*/*.json", "ledger/*.json")
 
 
@@ -241,6 +242,10 @@ def check(entry: Mapping, what: str) -> None:
             raise UsageError(f"{what} has no field {name!r}.")
         if not isinstance(entry[name], kind):
             raise UsageError(f"{what}: {name}={entry[name]!r} is of the wrong type.")
+    for part in filter(None, (entry, entry["origin"])):
+        absent = [name for name in NEEDED if name not in part.get("config", {})]
+        if absent:
+            raise UsageError(f"{what}: its config has no {', '.join(absent)}.")
     for metric, value in entry["metrics"].items():
         if isinstance(value, bool) or not isinstance(value, int | float | None):
             raise UsageError(f"{what}: metric {metric}={value!r} is no number.")

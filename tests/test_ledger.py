@@ -79,6 +79,11 @@ def test_what_is_written_is_read_again(tmp_path):
         ('{"schema": 1, "name": "knn"}', "has no field 'protocol'"),
         (dict(step="12"), "step='12' is of the wrong type"),
         (dict(metrics={"top1": "high"}), "metric top1='high' is no number"),
+        (
+            dict(config={"seed": 0, "epochs": 1, "data": {}}),
+            "no steps, batch, model, m",
+        ),
+        (dict(origin={"config": {}}), "its config has no seed, epochs"),
     ],
 )
 def test_broken_entries_are_one_sentence(tmp_path, text, sentence):

@@ -311,6 +311,9 @@ def test_seeds_are_averaged_and_repetitions_are_not():
     numbers, _ = match.place(ROWS.values(), [*entries, entries[0]])
     assert tables.ours(numbers[MOCO]) == "91.00 ± 1.41 of 2 runs"
     assert tables.difference(ROWS[MOCO], numbers[MOCO]) == "-1.25"
+    early = entries[0] | {"step": 10, "complete": False}  # of the same run
+    for order in ([early, entries[0]], [entries[0], early]):
+        assert match.once(order) == [entries[0]]
     assert tables.ours([]) == "not run" and tables.difference(ROWS[MOCO], []) == ""
 
 
