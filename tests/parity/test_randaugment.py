@@ -73,7 +73,7 @@ def transformed(image, matrix):
 
 
 def posterize(image, value):
-    """With no bits, which Pillow refuses since version 12, all is black."""
+    """With no bits, which newer Pillows refuse, all is black."""
     return ImageOps.posterize(image, int(value)) if value else image.point(lambda i: 0)
 
 
