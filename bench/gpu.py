@@ -278,6 +278,7 @@ class Book:
         self._same = {name: self._facts[name] for name in same}
         if not options.fresh:
             self._read()
+        self._write()  # finds out now whether it can
 
     def _read(self) -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -290,9 +291,12 @@ class Book:
         return "reason" not in self.parts[part].get(key, {"reason": ""})
 
     def put(self, part: str, key: str, found: dict) -> None:
-        """Adds an entry, in place of figures only if it has some; writes everything."""
+        """Adds an entry, in place of figures only if it has some."""
         if "reason" not in found or not self.known(part, key):
             self.parts[part][key] = found
+        self._write()
+
+    def _write(self) -> None:
         lists = {name: list(entries.values()) for name, entries in self.parts.items()}
         replace(self._path, self._facts | lists)
         replace(self._kept, {"same": self._same, "parts": self.parts})
