@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from mixjax.data import device_ops, erasing, host_ops, randaugment
+from mixjax import meshes
+from mixjax.data import color_ops, device_ops, erasing, host_ops, randaugment
 from mixjax.data.views import parse
 from mixjax.errors import UsageError
 
@@ -123,6 +124,26 @@ def test_what_is_refused(text, says):
     assert str(caught.value).startswith(FIELD)
 
 
+def test_histograms_are_the_same_on_every_device():
+    """Counted as a CPU does, and as others do."""
+    for plane in images(3, 40, 30)[..., 0] // np.array([1, 7, 255])[:, None, None]:
+        wanted = np.bincount(plane.reshape(-1), minlength=256)
+        for count in (color_ops.by_product, color_ops.one_by_one, color_ops.histogram):
+            found = jax.jit(count)(plane.astype(np.float32))
+            np.testing.assert_array_equal(found, wanted)
+
+
+def test_nothing_crosses_examples():
+    """Tables and places are looked up within a picture: no device asks another."""
+    mesh = meshes.make(fsdp=1)
+    view = parse("randaugment | normalize | erasing", FIELD).device
+    inputs = jax.device_put((keys_of(8), images(8)), meshes.batched(mesh))
+    text = jax.jit(jax.vmap(view)).lower(*inputs).compile().as_text()
+    assert jax.device_count() > 1 and "gather(" in text
+    for word in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+        assert word not in text
+
+
 # --- erasing -----------------------------------------------------------------------
 
 AREA, ASPECT = (0.02, 0.3333), (0.3, 3.33)
@@ -151,7 +172,12 @@ def timm_boxes(height, width, area, aspect, count=COUNT):
 
 @pytest.mark.parametrize(
     "size, area, aspect",
-    [((224, 224), AREA, ASPECT), ((32, 48), AREA, ASPECT), ((20, 60), AREA, ASPECT)],
+    [
+        ((224, 224), AREA, ASPECT),
+        ((32, 48), AREA, ASPECT),
+        ((20, 60), AREA, ASPECT),
+        ((64, 64), (0.1, 0.2), (2.0, 3.0)),  # tall ones
+    ],
 )
 def test_erased_boxes_are_timms(size, area, aspect):
     """Quartiles of places, sides and shares agree within their noise."""

@@ -68,6 +68,14 @@ def test_draws_are_random(npz):
     assert [n for n in numbers(source) if LABELS[n] == 0] != members
 
 
+def test_classes_draw_apart():
+    """Else of classes of one size, one after the other, the same places are taken."""
+    source = from_arrays("even", IMAGES[:100], np.repeat(range(4), 25))
+    taken = take(source, parse("train | balanced(.5, seed=0)", "data.split"))
+    places = [sorted(n % 25 for n in numbers(taken) if n // 25 == c) for c in range(4)]
+    assert len(set(map(tuple, places))) == 4
+
+
 def test_part_and_rest_make_the_whole(npz):
     part = numbers(open_source(npz, "train | part(.8, seed=3)", ""))
     rest = numbers(open_source(npz, "train | rest(.8, seed=3)", ""))

@@ -169,16 +169,19 @@ def histogram(plane: Array) -> Array:
 
     A matrix product, except on a CPU, which adds one by one 30 times faster.
     """
-
-    def by_product(plane):
-        high, low = digits(plane)
-        return (high.T @ low).reshape(256).astype(jnp.int32)
-
-    def one_by_one(plane):
-        level = plane.reshape(-1).astype(jnp.int32)
-        return jnp.zeros(256, jnp.int32).at[level].add(1, mode="promise_in_bounds")
-
     return jax.lax.platform_dependent(plane, cpu=one_by_one, default=by_product)
+
+
+def by_product(plane: Array) -> Array:
+    """`histogram` as a matrix product."""
+    high, low = digits(plane)
+    return (high.T @ low).reshape(256).astype(jnp.int32)
+
+
+def one_by_one(plane: Array) -> Array:
+    """`histogram` as a scattered sum."""
+    level = plane.reshape(-1).astype(jnp.int32)
+    return jnp.zeros(256, jnp.int32).at[level].add(1, mode="promise_in_bounds")
 
 
 def equalizing(plane: Array) -> Array:

@@ -1,11 +1,14 @@
 """What every kind of source becomes: pictures by number, their parts and their sums."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from mixjax.errors import UsageError
+
+log = logging.getLogger("mixjax")
 
 
 class Source(NamedTuple):
@@ -66,6 +69,7 @@ def all_labels(source: Source) -> np.ndarray:
     """Labels [N] or [N, classes]; reads every example where that is the only way."""
     if source.labels is not None:
         return source.labels
+    log.info("reading all %d examples of %s for labels", source.size, source.name)
     return np.array([source.read(i)[1] for i in range(source.size)])
 
 

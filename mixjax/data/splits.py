@@ -10,7 +10,9 @@ examples that the one before left, in their order:
   listed(file)           those whose file's name is in a text file, one a line
 
 What is taken is a function of the source and the arguments alone. From one class, and
-from all, a smaller share is a part of a larger one with the same seed.
+from all, a smaller share is a part of a larger one with the same seed. balanced and
+listed read a whole TFDS set once to know its labels or names; the lists of SimCLR for
+ImageNet are there as sets of their own, tfds:imagenet2012_subset/1pct and /10pct.
 """
 
 import os
