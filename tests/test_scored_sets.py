@@ -1,4 +1,4 @@
-"""ImageNet-A and -C in their official folders, made here and scored by hand."""
+"""Sets in their official folders, made here and scored by hand."""
 
 from types import SimpleNamespace
 
@@ -10,8 +10,9 @@ from jax.sharding import AxisType
 from PIL import Image
 
 from mixjax import data, meshes, recipes
+from mixjax.data import voc
 from mixjax.errors import UsageError
-from mixjax.evals import imagenet_a, imagenet_c
+from mixjax.evals import classify, imagenet_a, imagenet_c
 from mixjax.state import Geometry, TrainState
 from tests import tiny
 
@@ -152,3 +153,60 @@ def test_imagenet_a(tmp_path):
             mesh=mesh,
             check=lambda: None,
         )
+
+
+def scored(source, split, classes, answer, tmp_path, devices):
+    """What the classifier's evaluator says of a split of `source`, held out."""
+    mesh = some_devices(devices)
+    c = recipes.load(f"{tiny.ROOT}/configs/quickstart.py").data
+    c.source, c.split, c.eval_split = source, split, "test"
+    view = "decode_center(8, resize_to=8)"
+    c.views, c.eval_view, c.on_device, c.eval_batch = (view,), view, False, 8
+    found = data.make(c, batch=1, seed=0, mesh=mesh)
+    how = dict(sets=found, network=network(classes, answer), mesh=mesh)
+    run = classify.make(protocol="p", examples=0, check=lambda: None, **how)
+    return run(STATE, 0, None)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_aircraft_mean_per_class(tmp_path, devices):
+    """Of two 707 one is right, of one DC-9 none, of one F/A-18 all."""
+    home = tmp_path / "fgvc-aircraft-2013b" / "data"
+    names = ["707-320", "DC-9-30", "F/A-18"]
+    shown = [("707-320", 0), ("707-320", 1), ("DC-9-30", 0), ("F/A-18", 2)]
+    for number, (_, level) in enumerate(shown):
+        picture(home / "images" / f"{number:07}.jpg", level)
+    lines = "".join(f"{i:07} {name}\n" for i, (name, _) in enumerate(shown))
+    (home / "variants.txt").write_text("\n".join(names) + "\n")
+    for split in ("train", "val", "trainval", "test"):
+        (home / f"images_variant_{split}.txt").write_text(lines)
+    answer = lambda level: jnp.eye(3)[level]
+    found = scored(f"folder:{tmp_path}", "trainval", 3, answer, tmp_path, devices)
+    assert found["p/mean_per_class"] == pytest.approx(50)
+    assert found["p/top1"] == 50 and found["p/examples"] == 4
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_voc_average_precision(tmp_path, devices):
+    """Aeroplanes: hit, miss, hit. Cats: miss, (difficult), hit. Other classes: none."""
+    home = tmp_path / "VOCdevkit" / "VOC2007"
+    for number in range(4):
+        picture(home / "JPEGImages" / f"{number:06}.jpg", number)
+    (home / "ImageSets" / "Main").mkdir(parents=True)
+    labels = {"aeroplane": (1, -1, 1, -1), "cat": (-1, 0, 1, -1)}
+    for name in voc.CLASSES:
+        values = labels.get(name, (-1,) * 4)
+        lines = "".join(f"{i:06} {value:2d}\n" for i, value in enumerate(values))
+        for split in ("trainval", "test"):
+            (home / "ImageSets" / "Main" / f"{name}_{split}.txt").write_text(lines)
+    values = np.zeros((4, 20), np.float32)
+    values[:, voc.CLASSES.index("aeroplane")] = (4, 3, 2, 1)
+    values[:, voc.CLASSES.index("cat")] = (4, 3, 2, 1)
+    answer = lambda level: jnp.asarray(values)[level]
+    found = scored(f"folder:{tmp_path}", "trainval", 20, answer, tmp_path, devices)
+    aeroplane = (6 * 1 + 5 * 2 / 3) / 11
+    cat = 1 / 2
+    assert found == {
+        "p/map": pytest.approx(100 * (aeroplane + cat) / 2),
+        "p/examples": 4,
+    }
