@@ -1,6 +1,8 @@
 """Every recipe: it builds, says what it is, and its variants are checked."""
 
 import ast
+import importlib
+import inspect
 from pathlib import Path
 
 import jax
@@ -47,6 +49,20 @@ def test_recipe_opens_with_its_command(name):
     assert f"--config=configs/{name}.py" in text
 
 
+@pytest.mark.parametrize("name", ["probe", "robustness"])
+def test_evaluations_have_readers(name):
+    """Sections of config.evals on their own: every field is an argument, and none is
+    missing."""
+    text = ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text()))
+    assert f"--evals=configs/{name}.py" in text
+    for section, fields in recipes.load(str(FOLDER / f"{name}.py")).items():
+        file = importlib.import_module(f"mixjax.evals.{fields.name}")
+        asked = inspect.signature(file.make).parameters.keys()
+        context = {"sets", "method", "network", "mesh", "check", "workdir"}
+        common = {"name", "every_epochs", "at_start"}
+        assert asked - context == fields.keys() - common, section
+
+
 @pytest.mark.parametrize("name", [n for n in RECIPES if n.startswith("mae_")])
 def test_length_is_a_variant(name):
     path = FOLDER / f"{name}.py"
@@ -63,7 +79,8 @@ def test_every_field_has_a_reader(name):
     config = recipes.load(str(FOLDER / f"{name}.py"))
     with pytest.raises(UsageError, match="data.colour is no such field"):
         data.make({**config.data, "colour": 1}, batch=8, seed=0, mesh=None)
-    section = {"knn": {**config.evals.knn, "kk": 1}}
-    context = dict.fromkeys(("sets", "method", "mesh", "check"))
-    with pytest.raises(UsageError, match="evals.knn.kk is no such field"):
-        evals.make(section, clock=schedules.Clock(10, 1), **context)
+    context = dict.fromkeys(("sets", "method", "network", "mesh", "check", "workdir"))
+    for section, fields in config.evals.items():
+        spoiled = {section: {**fields, "kk": 1}}
+        with pytest.raises(UsageError, match=f"evals.{section}.kk is no such field"):
+            evals.make(spoiled, clock=schedules.Clock(10, 1), **context)
