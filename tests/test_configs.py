@@ -60,7 +60,7 @@ def test_evaluations_have_readers(name):
         asked = inspect.signature(file.make).parameters.keys()
         context = {"sets", "method", "network", "mesh", "check", "workdir"}
         common = {"name", "every_epochs", "at_start"}
-        assert asked - context == fields.keys() - common, section
+        assert asked - context == set(fields.keys()) - common, section
 
 
 @pytest.mark.parametrize("name", [n for n in RECIPES if n.startswith("mae_")])
