@@ -10,10 +10,9 @@ writes it to the ledger, RUN/eval/<protocol>/<step>.json.
   --config.FIELD=VALUE   other values, such as --config.evals.knn.k=5
 """
 
-import sys
 from pathlib import Path
 
-from mixjax import errors, recipes
+from mixjax import commands, errors, recipes
 
 
 def length(run, workdir: str) -> int:
@@ -60,23 +59,15 @@ def measure(workdir: str, text: str | None, changes: dict) -> list[str]:
 
 def run(argv: list[str]) -> int:
     """Evaluates as the flags (no program's name) say; returns the exit code."""
-    try:
-        given = dict(recipes.pairs(argv))
-        changes = {k: v for k, v in given.items() if k.startswith("config.")}
-        for flag in given.keys() - changes.keys():
-            errors.check_name("flag", flag, ("workdir", "evals"))
-        if "workdir" not in given:
-            raise errors.UsageError("--workdir is missing; name the folder of a run.")
-        for line in measure(given["workdir"], given.get("evals"), changes):
+
+    def work():
+        given, changes = commands.flags(argv, ("workdir", "evals"))
+        folder = commands.need(given, "workdir", "name the folder of a run")
+        for line in measure(folder, given.get("evals"), changes):
             print(line)
-        return errors.DONE
-    except errors.UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return errors.USAGE
+
+    return commands.code(work)
 
 
 if __name__ == "__main__":
-    if any(a in ("-h", "-help", "--help") for a in sys.argv[1:]):
-        print(__doc__)
-        sys.exit(errors.DONE)
-    sys.exit(run(sys.argv[1:]))
+    commands.start(__doc__, run)

@@ -14,11 +14,10 @@ its features of so many pictures lie in the plane, too (t-SNE; needs scikit-lear
   --out=DIR              where the drawings go; RUN/figures/look unless given
 """
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mixjax import errors
+from mixjax import commands, errors
 from mixjax.runs import Run, open_run
 
 AT_ONCE = 256  # pictures of t-SNE that go through the network together
@@ -102,37 +101,30 @@ def number(given: dict, flag: str, usual: str) -> int:
 
 def run(argv: list[str]) -> int:
     """Draws as the flags (without the program's name) say; returns the exit code."""
-    from mixjax import cpu, recipes
+    return commands.code(lambda: work(argv))
 
-    try:
-        given = dict(recipes.pairs(argv))
-        changes = {k: v for k, v in given.items() if k.startswith("config.")}
-        known = ("workdir", "beside", "count", "points", "out")
-        for flag in given.keys() - changes.keys():
-            errors.check_name("flag", flag, known)
-        if "workdir" not in given:
-            raise errors.UsageError("--workdir is missing; name the folder of a run.")
-        count = number(given, "count", "8")
-        points = number(given, "points", "0")
-        cpu.tune()
-        from mixjax import meshes
 
-        mesh = meshes.make(fsdp=1)
-        how = changes, max(count, min(points, AT_ONCE)), mesh
-        seen = open_run(given["workdir"], "--workdir", *how)
-        beside = "beside" in given and open_run(given["beside"], "--beside", *how)
-        folder = Path(given.get("out") or f"{given['workdir']}/figures/look")
-        much = count, points, mesh, folder.expanduser()
-        for path in draw(seen, beside or None, *much):
-            print(path)
-        return errors.DONE
-    except errors.UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return errors.USAGE
+def work(argv: list[str]) -> None:
+    """As run(), but raises what a user is meant to read."""
+    from mixjax import cpu
+
+    known = ("workdir", "beside", "count", "points", "out")
+    given, changes = commands.flags(argv, known)
+    workdir = commands.need(given, "workdir", "name the folder of a run")
+    count = number(given, "count", "8")
+    points = number(given, "points", "0")
+    cpu.tune()
+    from mixjax import meshes
+
+    mesh = meshes.make(fsdp=1)
+    how = changes, max(count, min(points, AT_ONCE)), mesh
+    seen = open_run(workdir, "--workdir", *how)
+    beside = "beside" in given and open_run(given["beside"], "--beside", *how)
+    folder = Path(given.get("out") or f"{workdir}/figures/look")
+    much = count, points, mesh, folder.expanduser()
+    for path in draw(seen, beside or None, *much):
+        print(path)
 
 
 if __name__ == "__main__":
-    if any(a in ("-h", "-help", "--help") for a in sys.argv[1:]):
-        print(__doc__)
-        sys.exit(errors.DONE)
-    sys.exit(run(sys.argv[1:]))
+    commands.start(__doc__, run)

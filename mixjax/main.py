@@ -11,44 +11,35 @@ Exit codes: 0 done, 1 unforeseen error, 2 bad config or path (nothing was starte
 3 the loss is not finite, 75 stopped by a signal with the state saved.
 """
 
-import sys
 from pathlib import Path
 
-from mixjax import errors
+from mixjax import commands, errors
 
 
 def run(argv: list[str]) -> int:
     """Trains as the flags (without the program's name) say; returns the exit code."""
+    return commands.code(lambda: work(argv))
+
+
+def work(argv: list[str]) -> int:
+    """As run(), but raises what a user is meant to read."""
     from mixjax import cpu, interrupts, recipes
 
     stop = interrupts.Interrupt().install()
-    try:
-        config, given = recipes.read(argv, workdir=None)
-        recipe = Path(given["config"].partition(":")[0]).stem
-        cpu.tune()
-        from mixjax.workdir import Workdir
+    config, given = recipes.read(argv, workdir=None)
+    recipe = Path(given["config"].partition(":")[0]).stem
+    cpu.tune()
+    from mixjax.workdir import Workdir
 
-        with Workdir(given["workdir"] or f"runs/{recipe}", config) as workdir:
-            if workdir.finished:
-                print(f"the run in {workdir.path} is complete; nothing to do")
-                return errors.DONE
-            from mixjax import train
-
-            train.train(config, workdir, stop)
+    with Workdir(given["workdir"] or f"runs/{recipe}", config) as workdir:
+        if workdir.finished:
+            print(f"the run in {workdir.path} is complete; nothing to do")
             return errors.DONE
-    except errors.UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return errors.USAGE
-    except errors.Diverged as error:
-        print(f"error: {error}", file=sys.stderr)
-        return errors.DIVERGED
-    except errors.Preempted as error:
-        print(f"stopped by {error}; the same command continues", file=sys.stderr)
-        return errors.PREEMPTED
+        from mixjax import train
+
+        train.train(config, workdir, stop)
+        return errors.DONE
 
 
 if __name__ == "__main__":
-    if any(a in ("-h", "-help", "--help", "--helpfull") for a in sys.argv[1:]):
-        print(__doc__)
-        sys.exit(errors.DONE)
-    sys.exit(run(sys.argv[1:]))
+    commands.start(__doc__, run)

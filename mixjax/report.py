@@ -11,10 +11,9 @@ may be written while the run goes on.
 
 import json
 import re
-import sys
 from pathlib import Path
 
-from mixjax import errors, page, recipes
+from mixjax import commands, errors, page, recipes
 from mixjax.page import charts
 from mixjax.page.found import Found, gather
 
@@ -193,21 +192,14 @@ def write(workdir: str, out: str | None) -> str:
 
 def run(argv: list[str]) -> int:
     """Writes the page that the flags (without the program's name) ask for."""
-    try:
-        given = dict(recipes.pairs(argv))
-        for flag in given:
-            errors.check_name("flag", flag, ("workdir", "out"))
-        if "workdir" not in given:
-            raise errors.UsageError("--workdir is missing; name the folder of a run.")
-        print(write(given["workdir"], given.get("out")))
-        return errors.DONE
-    except errors.UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return errors.USAGE
+
+    def work():
+        given, _ = commands.flags(argv, ("workdir", "out"))
+        folder = commands.need(given, "workdir", "name the folder of a run")
+        print(write(folder, given.get("out")))
+
+    return commands.code(work)
 
 
 if __name__ == "__main__":
-    if any(a in ("-h", "-help", "--help") for a in sys.argv[1:]):
-        print(__doc__)
-        sys.exit(errors.DONE)
-    sys.exit(run(sys.argv[1:]))
+    commands.start(__doc__, run)

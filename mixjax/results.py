@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mixjax import errors, ledger, recipes, targets
+from mixjax import commands, errors, ledger, recipes, targets
 from mixjax.targets import match, plans, rules, tables
 
 ROOT = Path(__file__).parents[1]
@@ -162,11 +162,7 @@ def commands(row_id: str) -> str:
 
 def run(argv: list[str]) -> int:
     """Prints what the flags (without the program's name) ask for; returns the code."""
-    try:
-        return show(argv)
-    except errors.UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return errors.USAGE
+    return commands.code(lambda: show(argv))
 
 
 def show(argv: list[str]) -> int:
@@ -196,7 +192,4 @@ def show(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    if any(a in ("-h", "-help", "--help") for a in sys.argv[1:]):
-        print(__doc__)
-        sys.exit(errors.DONE)
-    sys.exit(run(sys.argv[1:]))
+    commands.start(__doc__, run)

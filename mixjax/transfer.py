@@ -18,11 +18,10 @@ Exit codes: as mixjax.main; 2 also if a set was missing, once all others are don
 
 import json
 import math
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from mixjax import errors, recipes
+from mixjax import commands, errors, recipes
 
 
 class Suite(NamedTuple):
@@ -142,36 +141,26 @@ def run_suite(suite: Suite, wanted: list[str]) -> int:
 
 def run(argv: list[str]) -> int:
     """Runs what the flags (without the program's name) say; returns the exit code."""
+    return commands.code(lambda: work(argv))
+
+
+def work(argv: list[str]) -> int:
+    """As run(), but raises what a user is meant to read."""
     from mixjax import cpu, interrupts
 
     stop = interrupts.Interrupt().install()
-    try:
-        given = dict(recipes.pairs(argv))
-        changes = {k: v for k, v in given.items() if k.startswith("config.")}
-        for flag in given.keys() - changes.keys():
-            errors.check_name("flag", flag, ("config", "workdir", "sets"))
-        for flag in ("config", "workdir"):
-            if flag not in given:
-                raise errors.UsageError(f"--{flag} is missing.")
-        folder = Path(given["workdir"]).expanduser()
-        suite = Suite(given["config"], changes, folder, stop)
-        known = suite.config().suite.sets
-        wanted = [w for w in given.get("sets", "").split(",") if w] or list(known)
-        for name in wanted:
-            errors.check_name("--sets", name, known)
-        cpu.tune()
-        folder.mkdir(parents=True, exist_ok=True)
-        return run_suite(suite, wanted)
-    except errors.UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return errors.USAGE
-    except errors.Preempted as error:
-        print(f"stopped by {error}; the same command continues", file=sys.stderr)
-        return errors.PREEMPTED
+    given, changes = commands.flags(argv, ("config", "workdir", "sets"))
+    recipe = commands.need(given, "config", "try --config=configs/transfer.py")
+    folder = commands.need(given, "workdir", "name a folder for the suite")
+    suite = Suite(recipe, changes, Path(folder).expanduser(), stop)
+    known = suite.config().suite.sets
+    wanted = [w for w in given.get("sets", "").split(",") if w] or list(known)
+    for name in wanted:
+        errors.check_name("--sets", name, known)
+    cpu.tune()
+    suite.workdir.mkdir(parents=True, exist_ok=True)
+    return run_suite(suite, wanted)
 
 
 if __name__ == "__main__":
-    if any(a in ("-h", "-help", "--help") for a in sys.argv[1:]):
-        print(__doc__)
-        sys.exit(errors.DONE)
-    sys.exit(run(sys.argv[1:]))
+    commands.start(__doc__, run)

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mixjax"
 
 FLOORS = {
-    0: "errors registry state meshes groups branches interrupts cpu recipes",
+    0: "errors commands registry state meshes groups branches interrupts cpu recipes",
     1: "models mixtures objectives data optim schedules checkpoint logs workdir flops",
     2: "methods ledger",
     3: "evals export targets page",

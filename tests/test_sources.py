@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs import quickstart
+from mixjax import data, meshes
 from mixjax.data.source import MissingSplit, subset
 from mixjax.data.sources import open_source
 from mixjax.errors import UsageError
@@ -422,3 +424,16 @@ def test_subset_of_a_folder(tmp_path):
     part = subset(whole, np.array([3, 0]))
     assert (part.size, part.images) == (2, None)
     assert part.read(0) == whole.read(3) and part.labels.tolist() == [1, 0]
+
+
+def test_splits_with_other_classes_are_refused(tmp_path):
+    """A held-out part without one of the classes: its labels would be shifted."""
+    for place in ("train/ant", "train/bee", "train/cat", "test/bee", "test/cat"):
+        (tmp_path / place).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / place / "a.png")
+    c = quickstart.get_config().data
+    c.source, c.views = f"folder:{tmp_path}", ("decode",)
+    c.eval_view, c.on_device = "decode", False
+    sets = data.make(c, batch=1, seed=0, mesh=meshes.make(fsdp=1))
+    with pytest.raises(UsageError, match=r"other classes than .*such as \['ant'\]"):
+        sets.test(0)

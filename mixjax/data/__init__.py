@@ -194,9 +194,24 @@ class Datasets:
     @functools.cached_property
     def _test_source(self) -> Source | None:
         try:
-            return self._settled(self._open_test())
+            source = self._open_test()
         except MissingSplit:
             return None
+        self._check_same_classes(source)
+        return self._settled(source)
+
+    def _check_same_classes(self, test: Source) -> None:
+        """UsageError if labels of the two splits would mean other classes.
+
+        Class folders are numbered in each split by itself.
+        """
+        known, names = self._source.names, test.names
+        if known and names and known != names:
+            odd = sorted(set(known) ^ set(names))[:3]
+            raise UsageError(
+                f"data.eval_split: {test.name} has other classes than "
+                f"{self._source.name}, such as {odd}; both must have the same."
+            )
 
     def _seen(self, source: Source, examples: int) -> Data:
         if examples and examples < source.size:

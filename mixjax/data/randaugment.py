@@ -1,4 +1,4 @@
-"""RandAugment as fine-tuning uses it: timm's "rand-m9-mstd0.5-inc1" (spec 8.1).
+"""RandAugment as fine-tuning uses it: timm's "rand-m9-mstd0.5-inc1".
 
 Cubuk et al., 2020, with the set of 15 operations and the rising magnitudes of timm.
 Arithmetic is Pillow's, on whole levels 0..255, which are truncated or rounded where
