@@ -85,9 +85,7 @@ def load(text: str, flag: str = "--config") -> ConfigDict:
     path = Path(name).expanduser()
     if not path.is_file():
         here = path.parent if path.parent.is_dir() else Path("configs")
-        known = [
-            str(p) for p in here.glob("*.py") if p.stem not in (*NO_RECIPES, *EVALS)
-        ]
+        known = [str(p) for p in here.glob("*.py") if p.stem not in NO_RECIPES]
         near = nearest(name, known or ["configs/quickstart.py"])
         raise UsageError(f"{flag}={name}: no such file; {near}")
     try:

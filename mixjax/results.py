@@ -148,7 +148,7 @@ def write(results: Results) -> list[Path]:
     return [readme, long]
 
 
-def commands(row_id: str) -> str:
+def command_lines(row_id: str) -> str:
     """How to make one row, or why there is no way."""
     rows = {row["id"]: row for row in targets.all_rows()}
     errors.check_name("--row", row_id, rows)
@@ -172,7 +172,7 @@ def show(argv: list[str]) -> int:
     for flag in given:
         errors.check_name("flag", flag, ("runs", "paper", "row", "markdown", "readme"))
     if "row" in given:
-        print(commands(given["row"]))
+        print(command_lines(given["row"]))
         return errors.DONE
     names = targets.PAPERS
     if "paper" in given:
