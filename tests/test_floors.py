@@ -14,7 +14,7 @@ FLOORS = {
     2: "methods ledger",
     3: "evals export targets page",
     4: "train runs",
-    5: "main prepare look evaluate transfer results report",
+    5: "main prepare look evaluate transfer results report import_weights",
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
 NO_METHODS = {"evals", "export"}  # they get what they need from method.features
@@ -79,7 +79,7 @@ ONLY = {  # name -> the one file that may say it
     "tensorflow": {"prepare.py"},
     "tensorboard": {"logs.py"},
     "pickle": set(),
-    "torch": set(),
+    "torch": {"torch_side.py"},  # a program of its own, for --check
 }
 
 

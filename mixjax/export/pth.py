@@ -1,0 +1,384 @@
+"""Reads what torch.save wrote without running it.
+
+A pickle is a program for a small stack machine. Here is one that knows no way to call
+anything: of the names that a pickle may ask for, those in KNOWN become plain data, and
+every other is refused. It reads torch's archives (since 1.6), the older form of one
+pickle after the other, and detectron2's pickles of NumPy arrays. argparse.Namespace
+and OrderedDict come out as dicts, tensors and arrays as Tensor, read when asked for.
+"""
+
+import mmap
+import pickletools
+import re
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from mixjax.errors import UsageError
+
+MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the older form
+MOST = 1 << 28  # bytes of the pickle inside an archive
+STORAGES = {
+    "DoubleStorage": np.dtype("<f8"),
+    "FloatStorage": np.dtype("<f4"),
+    "HalfStorage": np.dtype("<f2"),
+    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "LongStorage": np.dtype("<i8"),
+    "IntStorage": np.dtype("<i4"),
+    "ShortStorage": np.dtype("<i2"),
+    "CharStorage": np.dtype("i1"),
+    "ByteStorage": np.dtype("u1"),
+    "BoolStorage": np.dtype("?"),
+}
+
+
+class Name(NamedTuple):
+    """Something that a pickle asked for by name."""
+
+    module: str
+    name: str
+
+
+class Storage(NamedTuple):
+    """Numbers in the file; get: their bytes."""
+
+    dtype: np.dtype
+    size: int
+    get: Callable
+
+
+class Tensor(NamedTuple):
+    """A view of a storage."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]  # in numbers
+
+    def array(self) -> np.ndarray:
+        """The numbers; ValueError if they are not all there."""
+        data = self.storage.get()
+        if len(data) != self.storage.size * self.storage.dtype.itemsize:
+            raise ValueError("a tensor's numbers are not all there")
+        flat = np.frombuffer(data, self.storage.dtype)[self.offset :]
+        item = self.storage.dtype.itemsize
+        steps = tuple(item * s for s in self.strides)
+        return np.lib.stride_tricks.as_strided(flat, self.shape, steps).copy()
+
+
+class Namespace(dict):
+    """argparse.Namespace, as data."""
+
+
+class Half:
+    """A NumPy array that still waits for its numbers."""
+
+    tensor: Tensor | None = None
+
+
+# --- the names that are data -----------------------------------------------------
+
+
+def tensor(storage, offset, shape, strides, *_) -> Tensor:
+    """A Tensor whose every number lies inside its storage; ValueError otherwise."""
+    shape, strides = tuple(shape), tuple(strides)
+    whole = [offset, *shape, *strides]
+    if len(shape) != len(strides) or any(type(n) is not int or n < 0 for n in whole):
+        raise ValueError("a tensor of no possible shape")
+    count = int(np.prod(shape, dtype=object))
+    steps = zip(shape, strides, strict=True)
+    last = offset + sum((n - 1) * step for n, step in steps)
+    if count and (last >= storage.size or count > storage.size):
+        raise ValueError("a tensor that is larger than its numbers")
+    return Tensor(storage, offset, shape, strides)
+
+
+def numpy_dtype(text, *_) -> np.dtype:
+    if not re.fullmatch(r"[<>|=]?[biuf][1248]", text):
+        raise ValueError(f"an array of type {text!r}")
+    return np.dtype(text)
+
+
+def in_memory(dtype: np.dtype, data: bytes, shape: tuple, fortran: bool) -> Tensor:
+    steps, size = [], 1
+    for n in shape if fortran else shape[::-1]:
+        steps.append(size)
+        size *= n
+    storage = Storage(dtype, len(data) // dtype.itemsize, lambda: data)
+    return tensor(storage, 0, shape, steps if fortran else steps[::-1])
+
+
+def scalar(dtype: np.dtype, data: bytes):
+    return np.frombuffer(data, dtype, 1)[0].item()
+
+
+KNOWN: dict[tuple[str, str], Callable | None] = {
+    ("collections", "OrderedDict"): lambda *items: dict(*items),
+    ("argparse", "Namespace"): lambda: Namespace(),
+    ("pathlib", "PosixPath"): lambda *parts: "/".join(map(str, parts)),
+    ("_codecs", "encode"): lambda text, how: text.encode("latin-1"),
+    ("torch", "Size"): tuple,
+    ("torch", "device"): lambda *words: ":".join(map(str, words)),
+    ("torch._utils", "_rebuild_tensor"): tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): tensor,
+    ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
+    ("numpy", "dtype"): numpy_dtype,
+    ("numpy", "ndarray"): None,
+    ("builtins", "bytes"): lambda: b"",
+    ("__builtin__", "bytes"): lambda: b"",
+    ("builtins", "object"): None,
+    ("__builtin__", "object"): None,
+    **{(m, "_reconstructor"): lambda c, *_: made(c) for m in ("copyreg", "copy_reg")},
+    **{("torch", name): None for name in STORAGES},
+}
+for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+    KNOWN[_module, "_reconstruct"] = lambda *_: Half()
+    KNOWN[_module, "scalar"] = scalar
+for _module in ("numpy.core.numeric", "numpy._core.numeric"):
+    KNOWN[_module, "_frombuffer"] = lambda data, dtype, shape, order: in_memory(
+        dtype, bytes(data), tuple(shape), order == "F"
+    )
+
+
+def made(name: Name):
+    """A new one of a class; only Namespace has any use."""
+    if tuple(name) != ("argparse", "Namespace"):
+        raise ValueError(f"an object of {'.'.join(name)}")
+    return Namespace()
+
+
+class Refused(ValueError):
+    """A name that is not data."""
+
+
+def named(module: str, name: str) -> Name:
+    if (module, name) not in KNOWN:
+        raise Refused(f"{module}.{name}")
+    return Name(module, name)
+
+
+def called(name, args):
+    make = KNOWN[tuple(name)] if isinstance(name, Name) else None
+    if make is None:
+        raise ValueError(f"a call of {name!r}")
+    return make(*args)
+
+
+def built(thing, state):
+    """What BUILD leaves of `thing`."""
+    if isinstance(thing, Half):
+        _, shape, dtype, fortran, data = state
+        thing.tensor = in_memory(dtype, data, tuple(shape), bool(fortran))
+    elif isinstance(thing, Namespace):
+        thing.update(state)
+    elif isinstance(thing, np.dtype) and state[1] in "<>|=":
+        return thing if state[1] in "|=" else thing.newbyteorder(state[1])
+    elif not isinstance(thing, dict):  # an OrderedDict's attributes are dropped
+        raise ValueError("an object with a state")
+    return thing
+
+
+# --- the machine -----------------------------------------------------------------
+
+PUSH = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+EMPTY = {
+    "EMPTY_DICT": dict,
+    "EMPTY_LIST": list,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_SET": list,
+}
+TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+VALUES = re.compile(
+    r"(BININT\d?|INT|LONG\d?|BINFLOAT|FLOAT"
+    r"|(SHORT_|BIN)*(UNICODE|STRING|BYTES)8?|BYTEARRAY8)"
+)
+KEEP, GET = re.compile(r"(LONG_)?(BIN)?PUT|MEMOIZE"), re.compile(r"(LONG_)?(BIN)?GET")
+
+
+def run(stream, persistent: Callable):
+    """What the pickle at the head of `stream` describes.
+
+    persistent: what a persistent id stands for. ValueError (or what Python raises when
+    a stack is empty) if it is broken; Refused if it names what is not data.
+    """
+    stack, marks, memo = [], [], {}
+
+    def since_mark() -> list:
+        start = marks.pop()
+        found = stack[start:]
+        del stack[start:]
+        return found
+
+    def pairs_of(items: list):
+        return zip(items[::2], items[1::2], strict=True)
+
+    for code, arg, _ in pickletools.genops(stream):
+        op = code.name
+        if op in ("PROTO", "FRAME"):
+            continue
+        if VALUES.fullmatch(op):
+            stack.append(arg)
+        elif op in PUSH:
+            stack.append(PUSH[op])
+        elif op in EMPTY:
+            stack.append(EMPTY[op]())
+        elif KEEP.fullmatch(op):
+            memo[len(memo) if arg is None else arg] = stack[-1]
+        elif GET.fullmatch(op):
+            stack.append(memo[arg])
+        elif op == "MARK":
+            marks.append(len(stack))
+        elif op in TUPLES:
+            items = stack[-TUPLES[op] :]
+            del stack[-TUPLES[op] :]
+            stack.append(tuple(items))
+        elif op in ("TUPLE", "LIST", "FROZENSET"):
+            stack.append((list if op == "LIST" else tuple)(since_mark()))
+        elif op == "DICT":
+            stack.append(dict(pairs_of(since_mark())))
+        elif op in ("APPEND", "APPENDS", "ADDITEMS"):
+            items = [stack.pop()] if op == "APPEND" else since_mark()
+            _list(stack[-1]).extend(items)
+        elif op in ("SETITEM", "SETITEMS"):
+            items = since_mark() if op == "SETITEMS" else [stack.pop(-2), stack.pop()]
+            _dict(stack[-1]).update(pairs_of(items))
+        elif op == "GLOBAL":
+            stack.append(named(*arg.split(" ", 1)))
+        elif op == "STACK_GLOBAL":
+            name, module = stack.pop(), stack.pop()
+            stack.append(named(module, name))
+        elif op in ("REDUCE", "NEWOBJ"):
+            args, name = stack.pop(), stack.pop()
+            stack.append(called(name, args))
+        elif op == "BUILD":
+            state = stack.pop()
+            stack.append(built(stack.pop(), state))
+        elif op == "BINPERSID":
+            stack.append(persistent(stack.pop()))
+        elif op == "POP":
+            stack.pop()
+        elif op == "STOP":
+            return stack.pop()
+        else:
+            raise ValueError(f"an instruction {op}")
+    raise ValueError("no end")
+
+
+def _list(thing) -> list:
+    if type(thing) is not list:
+        raise ValueError("a list that is none")
+    return thing
+
+
+def _dict(thing) -> dict:
+    if not isinstance(thing, dict):
+        raise ValueError("a dict that is none")
+    return thing
+
+
+# --- the files -------------------------------------------------------------------
+
+
+def storage_of(identity, get: Callable) -> Storage:
+    """The storage of a persistent id; get: (key, bytes) -> bytes, when asked."""
+    kind, storage, key, _, size = identity[:5]
+    if kind != "storage" or storage.name not in STORAGES or type(size) is not int:
+        raise ValueError("a persistent object that is no storage")
+    dtype = STORAGES[storage.name]
+    return Storage(dtype, size, lambda: get(key, size * dtype.itemsize))
+
+
+def archive(path: Path):
+    """The object of a file of torch 1.6 and newer."""
+    with zipfile.ZipFile(path) as file:
+        sizes = {info.filename: info.file_size for info in file.infolist()}
+        heads = [n for n in sizes if n == "data.pkl" or n.endswith("/data.pkl")]
+        if len(heads) != 1:
+            raise ValueError("an archive without data.pkl")
+        root = heads[0].removesuffix("data.pkl")
+        if sizes[heads[0]] > MOST:
+            raise ValueError("too large a pickle")
+        order = f"{root}byteorder"
+        if order in sizes and sizes[order] < 16 and file.read(order) != b"little":
+            raise ValueError("numbers with the high byte first")
+
+        def get(key, size):
+            name = f"{root}data/{key}"
+            if sizes.get(name) != size:
+                raise ValueError(f"{name} has not the size that it should have")
+            with zipfile.ZipFile(path) as again:
+                return again.read(name)
+
+        with file.open(heads[0]) as stream:
+            return run(stream, lambda identity: storage_of(identity, get))
+
+
+def pickles(path: Path):
+    """The object of an older file, or of one plain pickle."""
+    with open(path, "rb") as file:
+        places: dict = {}
+        nothing = lambda identity: storage_of(identity[:5], get)
+        whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+        def get(key, size):
+            start, count = places[key]
+            if count != size:
+                raise ValueError("a storage of another size than its tensor's")
+            return whole[start : start + size]
+
+        first = run(file, nothing)
+        if first != MAGIC:
+            return first
+        protocol, system = run(file, nothing), run(file, nothing)
+        if protocol != PROTOCOL or not system["little_endian"]:
+            raise ValueError("an older form that is not known")
+        sizes: dict = {}
+
+        def note(identity):
+            found = storage_of(identity, get)
+            sizes[identity[2]] = found
+            return found
+
+        result, keys = run(file, note), run(file, nothing)
+        for key in keys:
+            (count,) = struct.unpack("<q", file.read(8))
+            bytes_of = count * sizes[key].dtype.itemsize
+            places[key] = file.tell(), bytes_of
+            if count < 0 or file.tell() + bytes_of > len(whole):
+                raise ValueError("the file ends too early")
+            file.seek(bytes_of, 1)
+        return result
+
+
+BROKEN = (ValueError, IndexError, KeyError, TypeError, AttributeError, EOFError)
+BROKEN += (struct.error, zipfile.BadZipFile, OverflowError, MemoryError)
+BROKEN += (NotImplementedError, RuntimeError, RecursionError, OSError)
+
+
+def guarded(what: Callable, path: Path):
+    """what(); UsageError in one sentence for whatever a broken file brings about."""
+    try:
+        return what()
+    except Refused as error:
+        asked = " ".join(f"{error}".split())[:200]
+        raise UsageError(
+            f"{path} is refused: it asks for {asked}, which is not data; only tensors, "
+            f"numbers, strings, lists and dicts are read from such a file."
+        ) from error
+    except UsageError:
+        raise
+    except BROKEN as error:
+        reason = f"{error}".replace("\n", " ") or type(error).__name__
+        raise UsageError(f"{path} cannot be read as torch's: {reason}.") from error
+
+
+def read(path: Path):
+    """The object in a file, as dicts, lists, numbers, strings and Tensors."""
+    with open(path, "rb") as file:
+        zipped = file.read(2) == b"PK"
+    return guarded(lambda: (archive if zipped else pickles)(path), path)

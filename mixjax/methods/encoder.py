@@ -1,0 +1,34 @@
+"""An encoder as it came, from a file: nothing is learned, it can be looked at.
+
+What `python -m mixjax.import_weights` makes of a file without a decoder and without a
+classifier is a run of this method. Evaluators read its features; other runs take it
+by init_from.
+
+Departures: there is no paper.
+"""
+
+from mixjax.errors import UsageError
+from mixjax.state import Method, Network, Variables
+
+
+def make(network: Network) -> Method:
+    """A method that only has features; its loss is a UsageError."""
+
+    def init(rng, batch):
+        params, stats = network.init(rng, batch["views"][0])
+        return Variables(params, stats, teacher={}, memory={})
+
+    def loss(params, state, batch, rng):
+        raise UsageError(
+            "method.name='encoder' learns nothing; name this run as init_from of "
+            "another recipe."
+        )
+
+    return Method(
+        init=init,
+        loss=loss,
+        update=lambda state, carry: state,
+        features=lambda state, x: network.features(state.params, state.stats, x),
+        show=lambda state, batch, rng: {"input": batch["views"][0]},
+        together=1,
+    )
