@@ -67,7 +67,7 @@ REASONS = (
     ),
     (
         {"protocol": DENSE},
-        "dense recipes: see configs/README.md",
+        "dense recipes: see downstream/README.md",
     ),
 )
 
