@@ -183,29 +183,47 @@ def warm_start(path: str, layout: dict, fit: Callable) -> dict:
     what starts afresh. UsageError with the keys if tensors are missing, too many, or of
     another shape or type, or if no part is shared.
     """
-    given = {kind: {} for kind in layout}
     with opened(path, "init_from") as (manager, step):
         there = manager.item_metadata(step)["state"].tree
-        shared = [part for part in layout["params"] if part in there["params"]]
-        if not shared:
-            parts = list(there["params"])
-            raise UsageError(f"init_from={path}: no part in common with {parts}.")
-        for kind, parts in layout.items():
-            for part in filter(parts.__contains__, shared):
-                old = there.get(kind, {}).get(part, {})
-                found = by_path(read_arrays(manager, step, {kind: {part: old}}))
-                found = {k.split("/", 2)[2]: v for k, v in found.items()}
-                wanted, fresh = by_path(parts[part]), set()
-                if kind == "params":
-                    found, fresh = fit(part, found, wanted)
-                kept = {k: v for k, v in wanted.items() if k not in fresh}
-                what = f"init_from={path}: {part}"
-                compare(shapes_of(found), shapes_of(kept), what)
-                given[kind][part] = nested(
-                    {k: on_devices(found[k], wanted[k]) for k in kept}
-                )
+
+        def arrays(kind, part):
+            old = there.get(kind, {}).get(part, {})
+            found = by_path(read_arrays(manager, step, {kind: {part: old}}))
+            return {k.split("/", 2)[2]: v for k, v in found.items()}
+
+        what = f"{path}, step {step}"
+        return taken(path, list(there["params"]), arrays, layout, fit, what)
+
+
+def taken(
+    path: str,
+    parts: list[str],
+    arrays: Callable,
+    layout: dict,
+    fit: Callable,
+    what: str,
+) -> dict:
+    """warm_start from anything that has `parts`; what: to call it in the log.
+
+    arrays: (kind, part) -> {path inside the part: array}.
+    """
+    given = {kind: {} for kind in layout}
+    shared = [part for part in layout["params"] if part in parts]
+    if not shared:
+        raise UsageError(f"init_from={path}: no part in common with {parts}.")
+    for kind, sections in layout.items():
+        for part in filter(sections.__contains__, shared):
+            found, fresh = arrays(kind, part), set()
+            wanted = by_path(sections[part])
+            if kind == "params":
+                found, fresh = fit(part, found, wanted)
+            kept = {k: v for k, v in wanted.items() if k not in fresh}
+            compare(shapes_of(found), shapes_of(kept), f"init_from={path}: {part}")
+            given[kind][part] = nested(
+                {k: on_devices(found[k], wanted[k]) for k in kept}
+            )
     size = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(given["params"]))
-    log.info("init_from %s, step %d: %s (%d weights)", path, step, shared, size)
+    log.info("init_from %s: %s (%d weights)", what, shared, size)
     return given
 
 

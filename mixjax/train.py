@@ -22,8 +22,9 @@ from mixjax import (
     optim,
     schedules,
 )
-from mixjax.checkpoint import Checkpoints, warm_start
+from mixjax.checkpoint import Checkpoints, by_path, taken, warm_start
 from mixjax.errors import UsageError
+from mixjax.export import foreign, weights
 from mixjax.interrupts import Interrupt
 from mixjax.models import transfer
 from mixjax.state import ALL, Method, TrainState, Variables, step_key
@@ -147,11 +148,22 @@ def begin(config, saved: Checkpoints, init: Callable, layout, examples: int) -> 
 
 
 def borrow(config, layout) -> dict:
-    """{"params", "stats"} that config.init_from, the workdir of a run, has for us."""
-    old = origin(config.init_from)
-    fit = transfer.fitter(old["model"], config.model.to_dict())
-    return warm_start(
-        config.init_from, {"params": layout.params, "stats": layout.stats}, fit
+    """{"params", "stats"} that config.init_from, the workdir of a run, has for us.
+
+    It may also be a file of weights, of our own or of other projects.
+    """
+    model, kinds = config.model.to_dict(), ("params", "stats")
+    wanted = {kind: getattr(layout, kind) for kind in kinds}
+    path = Path(config.init_from).expanduser()
+    if not path.is_file():
+        fit = transfer.fitter(origin(config.init_from)["model"], model)
+        return warm_start(config.init_from, wanted, fit)
+    found = foreign.read(path, f"init_from={config.init_from}", model)
+    trees = dict(zip(kinds, weights.trees(found.arrays), strict=True))
+    arrays = lambda kind, part: by_path(trees[kind].get(part, {}))
+    fit = transfer.fitter(found.model, model)
+    return taken(
+        config.init_from, list(trees["params"]), arrays, wanted, fit, str(path)
     )
 
 

@@ -90,10 +90,9 @@ def recognise(named: Arrays, what: str) -> tuple[Dialect, Arrays]:
     return best, chosen
 
 
-def ours(named: Arrays, what: str) -> tuple[Dialect, Arrays]:
-    """(dialect, {our path: array}) of a file's tensors; UsageError names the file."""
-    dialect, chosen = recognise(named, what)
+def ours(named: Arrays, dialect: Dialect, what: str) -> Arrays:
+    """{our path: array} of tensors of a dialect; UsageError names the file."""
     try:
-        return dialect, to_ours(chosen, dialect.rules)
+        return to_ours(named, dialect.rules)
     except UsageError as error:
         raise UsageError(f"{what}: {error}") from error

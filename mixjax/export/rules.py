@@ -15,7 +15,7 @@ import numpy as np
 from mixjax.errors import UsageError
 
 Arrays = dict[str, np.ndarray]
-STATISTICS = ("mean", "var")
+STATISTICS = ("/mean", "/var")
 
 
 class Leaf(NamedTuple):

@@ -4,9 +4,8 @@ import re
 
 import numpy as np
 
-from tests.parity.torch_names import layout_of
-
-LEAVES = {"weight": "kernel", "running_mean": "mean", "running_var": "var"}
+from mixjax.export.resnet import TORCHVISION
+from mixjax.export.rules import place_of
 
 
 def path_of(name: str) -> str:
@@ -14,20 +13,12 @@ def path_of(name: str) -> str:
 
     Of a statistic, the path inside the collection batch_stats of its part.
     """
-    name = re.sub(r"^fc\.", "classifier.head.", name)
-    name = name if name.startswith("classifier.") else f"encoder.{name}"
-    name = re.sub(r"layer(\d+)\.(\d+)", r"layer\1_\2", name)
-    name = name.replace("downsample.0", "downsample_conv")
-    name = name.replace("downsample.1", "downsample_bn")
-    folder, leaf = name.rsplit(".", 1)
-    leaf = LEAVES.get(leaf, leaf)
-    leaf = "scale" if leaf == "kernel" and re.search(r"bn\d?$", folder) else leaf
-    return f"{folder}.{leaf}".replace(".", "/")
+    return place_of(name, TORCHVISION).path
 
 
 def to_ours(name: str, array: np.ndarray) -> np.ndarray:
     """Torch's layout -> ours: kernels (row, column, in, out) or (in, out)."""
-    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else layout_of(name, array)
+    return place_of(name, TORCHVISION).take(array)
 
 
 def trees(named: dict) -> tuple[dict, dict]:

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from mixjax import models
+from mixjax.checkpoint import by_path
+from mixjax.export import vit
+from mixjax.export.rules import to_theirs
 from mixjax.methods import mae
 from mixjax.mixtures import tokens
 from mixjax.models import positions
@@ -13,58 +16,16 @@ from mixjax.models import positions
 torch = pytest.importorskip("torch")
 
 
-def to_transformers(params):
-    """Our parameters under the names of ViTMAEForPreTraining."""
-    state = {}
-
-    def linear(name, layer):
-        state[f"{name}.weight"], state[f"{name}.bias"] = (
-            layer["kernel"].T,
-            layer["bias"],
-        )
-
-    def norm(name, layer):
-        state[f"{name}.weight"], state[f"{name}.bias"] = layer["scale"], layer["bias"]
-
-    def block(name, layers):
-        qkv = layers["attn"]["qkv"]
-        width = qkv["kernel"].shape[0]
-        for i, which in enumerate("qkv"):
-            part = slice(i * width, (i + 1) * width)
-            cut = {"kernel": qkv["kernel"][:, part], "bias": qkv["bias"][part]}
-            linear(f"{name}.attention.{which}_proj", cut)
-        linear(f"{name}.attention.o_proj", layers["attn"]["proj"])
-        linear(f"{name}.mlp.fc1", layers["mlp"]["fc1"])
-        linear(f"{name}.mlp.fc2", layers["mlp"]["fc2"])
-        norm(f"{name}.layernorm_before", layers["norm1"])
-        norm(f"{name}.layernorm_after", layers["norm2"])
-
-    encoder, decoder = params["encoder"], params["decoder"]
-    patch = encoder["patch_embed"]["proj"]
-    side = round((patch["kernel"].shape[0] / 3) ** 0.5)
-    kernel = patch["kernel"].reshape(side, side, 3, -1).transpose(3, 2, 0, 1)
-    name = "vit.embeddings.patch_embeddings.projection"
-    state[f"{name}.weight"], state[f"{name}.bias"] = kernel, patch["bias"]
-    state["vit.embeddings.cls_token"] = encoder["cls_token"]
-    grid = (32 // side, 32 // side)
-    state["vit.embeddings.position_embeddings"] = table(encoder, grid)
-    state["decoder.decoder_pos_embed"] = table(decoder, grid)
-    state["decoder.mask_token"] = decoder["mask_token"]
-    norm("vit.layernorm", encoder["norm"])
-    norm("decoder.decoder_norm", decoder["norm"])
-    linear("decoder.decoder_embed", decoder["embed"])
-    linear("decoder.decoder_pred", decoder["pred"])
-    for part, prefix in ((encoder, "vit.layers"), (decoder, "decoder.decoder_layers")):
-        for key in part:
-            if key.startswith("blocks_"):
-                block(f"{prefix}.{key.removeprefix('blocks_')}", part[key])
-    return {k: torch.tensor(np.ascontiguousarray(v)) for k, v in state.items()}
-
-
-def table(part, grid):
-    """The fixed positions of a part, which transformers keeps among its weights."""
-    width = part["norm"]["scale"].shape[0]
-    return positions.sincos_2d(grid, width, True)[None]  # [1, 1 + L, D]
+def to_transformers(params, grid):
+    """Our parameters under the names of ViTMAEForPreTraining in memory."""
+    arrays = {k: np.asarray(v) for k, v in by_path(params).items()}
+    for part in ("encoder", "decoder"):  # whose fixed positions are weights there
+        width = params[part]["norm"]["scale"].shape[0]
+        table = positions.sincos_2d(grid, width, True)[None]  # [1, 1 + L, D]
+        arrays[f"{part}/pos_embed"] = table
+    encoder = {"patch": 8, "channels": 3}
+    named = to_theirs(arrays, vit.HF_WHOLE_MEMORY, encoder)
+    return {k: torch.tensor(v) for k, v in named.items()}
 
 
 @pytest.mark.parametrize("norm_pix", [True, False])
@@ -112,7 +73,7 @@ def test_vitmae_loss(norm_pix):
             layer_norm_eps=1e-6,
         )
     ).eval()
-    theirs.load_state_dict(to_transformers(params))
+    theirs.load_state_dict(to_transformers(params, (4, 4)))
     noise = np.random.default_rng(1).uniform(size=(4, 16)).astype(np.float32)
     with torch.no_grad():
         pixels = torch.tensor(images.transpose(0, 3, 1, 2).copy())

@@ -1,26 +1,30 @@
-"""The official names and layouts of masked autoencoders, as paths of our trees."""
+"""The official names and layouts of masked autoencoders, as paths of our trees.
+
+Those of mixjax.export, and the names that only files of reference numbers have.
+"""
 
 import functools
-import re
 
 import numpy as np
+
+from mixjax.export import swin, vit
+from mixjax.export.rules import LINEAR, Rule, place_of
+
+MAE = (
+    *vit.MAE,
+    *vit.HEAD,
+    Rule("token_projector/fc1", "projector.0", LINEAR),
+    Rule("token_projector/fc2", "projector.2", LINEAR),
+    Rule("variational/mu/fc{i}", "vnet.mu.fc{i}", LINEAR),
+    Rule("variational/var/fc{i}", "vnet.var.fc{i}", LINEAR),
+)
+BACKBONES = (*vit.BEIT, *vit.PIXELS, *swin.COMMON, *vit.HEAD, *swin.TIMM_HEAD)
+MERGINGS = {True: "layers.{i+1}.downsample", False: "layers.{i}.downsample"}
 
 
 def path_of(name: str) -> str:
     """ "blocks.0.attn.qkv.weight" -> "encoder/blocks_0/attn/qkv/kernel"."""
-    if name.startswith(("projector.", "vnet.")):
-        ours = {"vnet.": "variational.", "or.0": "or.fc1", "or.2": "or.fc2"}
-        ours["projector."] = "token_projector."
-        for old, new in ours.items():
-            name = name.replace(old, new)
-        return name.replace("weight", "kernel").replace(".", "/")
-    decoder = name.startswith(("decoder_", "mask_token"))
-    part = "classifier" if name.startswith("head.") else "encoder"
-    part = "decoder" if decoder else part
-    name = re.sub(r"blocks\.(\d+)", r"blocks_\1", name.removeprefix("decoder_"))
-    norm = re.search(r"norm\d?\.weight$", name)
-    name = name.replace(".weight", ".scale" if norm else ".kernel")
-    return f"{part}/{name}".replace(".", "/")
+    return place_of(name, MAE).path
 
 
 def backbone_path(name: str, merge_first: bool = False) -> str:
@@ -30,34 +34,15 @@ def backbone_path(name: str, merge_first: bool = False) -> str:
     fine-tuning and timm have no "encoder.". merge_first: a merging belongs to the
     stage after it (timm), not to the one before.
     """
-    name = name.removeprefix("encoder.").replace("head.fc.", "head.")
-    part = "encoder"
-    if name.startswith("head."):
-        part = "classifier"
-    if name.startswith("decoder.0."):
-        part, name = "pixel_head", name.replace("decoder.0.", "proj.")
-
-    def merge(found):
-        return f"stage_{int(found[1]) - merge_first}.merge."
-
-    name = re.sub(r"layers\.(\d+)\.downsample\.", merge, name)
-    name = re.sub(r"layers\.(\d+)\.", r"stage_\1.", name)
-    name = re.sub(r"blocks\.(\d+)\.", r"blocks_\1.", name)
-    name = name.replace("patch_embed.norm", "patch_norm")
-    name = name.replace("rel_pos_bias.", "")
-    name = name.replace("relative_position_bias_table", "relative_bias")
-    norm = re.search(r"norm\d?\.weight$", name)
-    name = name.replace(".weight", ".scale" if norm else ".kernel")
-    return f"{part}/{name}".replace(".", "/")
+    rules = (*BACKBONES, *swin.merging(MERGINGS[merge_first]))
+    return place_of(name.removeprefix("encoder."), rules).path
 
 
 def layout_of(name: str, array: np.ndarray) -> np.ndarray:
     """Torch's layout -> ours: kernels (in, out), patches (row, column, channel)."""
-    if name.endswith("relative_position_bias_table"):
-        return array
-    if array.ndim == 4:  # patch embedding: (out, channel, row, column)
-        return array.transpose(2, 3, 1, 0).reshape(-1, array.shape[0])
-    return array.T if array.ndim == 2 else array
+    name = name.removeprefix("encoder.")
+    rules = (*MAE, *BACKBONES, *swin.merging("layers.{i}.downsample"))
+    return place_of(name, rules).take(array)
 
 
 def to_tree(named: dict, path=path_of) -> dict:
