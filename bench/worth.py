@@ -28,12 +28,13 @@ METHODS = {  # recipe, encoder of the evaluations, changes to both
     "moco": ("configs/c10_moco.py:symmetric=1", "resnet18", NARROW),
 }
 PRE = {"moco": {"batch": 64, "method.objective.queue": 4096, "model.norm.groups": 1}}
+FAST = {"batch": 64, "schedule.base": 8e-3}  # for so few steps
 PROTOCOLS = {  # recipe; changes
     "linear": ("configs/linear_cifar.py:encoder={encoder}", {"batch": 64}),
-    "finetune": ("configs/finetune_cifar.py:encoder={encoder},strong=0", {"batch": 64}),
+    "finetune": ("configs/finetune_cifar.py:encoder={encoder},strong=0", FAST),
     "lowshot/share=10": (
         "configs/lowshot_cifar.py:encoder={encoder},share=10",
-        {"batch": 64},
+        FAST,
     ),
 }
 

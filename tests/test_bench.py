@@ -118,3 +118,21 @@ def test_run(tmp_path):
     assert {("knn/k=20/top1", 0), ("train/loss", 1), ("train/loss", 2)} <= set(metrics)
     assert found["seconds"] > 0 and " s, " in lines[-1]
     assert (tmp_path / "found.png").exists()
+
+
+def test_where_time_goes_is_read_off_paths(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    where = importlib.import_module("where")
+
+    paths = {
+        "transpose(jvp(ViT))/blocks_3/attn/qkv/dot_general": "encoder, attention",
+        "jvp(ViT)/blocks_0/mlp/fc1/add": "encoder, mlp",
+        "jvp(ViT)/norm/mul": "encoder, norms and sums",
+        "transpose(jvp(TokenDecoder))/pred/add": "decoder, norms and sums",
+        "jvp(Variational)/fc1/dot_general": "variational network",
+        "jvp(TokenProjector)/fc1/dot_general": "projectors",
+        "transpose(jvp())/mul": "losses and masks",
+        "mul": "optimizer",
+        "": "optimizer",
+    }
+    assert {path: where.part_of(path) for path in paths} == paths
