@@ -11,6 +11,7 @@ from mixjax import data, evaluate, meshes, methods, models, optim, recipes, trai
 from mixjax.errors import UsageError
 from mixjax.evals import classify
 from mixjax.mixtures import labelled
+from mixjax.objectives import classification
 from mixjax.schedules import Clock
 from mixjax.state import TrainState
 from tests import tiny
@@ -85,6 +86,19 @@ def test_a_frozen_trunk_stays_as_it_is(variants):
     if variants == "encoder=vit":  # the norm of features sees its batches
         mean = after.stats["classifier"]["batch_stats"]["norm"]["mean"]
         assert np.abs(mean).max() > 0
+
+
+def test_a_frozen_trunk_runs_as_in_evaluation_and_gets_no_gradient():
+    method, state, _, batch, _ = parts("linear", "encoder=resnet18", 0.1)
+    value = lambda p: method.loss(p, state, batch, jax.random.key(0))[0]
+    loss, grads = jax.jit(jax.value_and_grad(value))(state.params)
+    assert not any(np.any(g) for g in jax.tree.leaves(grads["encoder"]))
+    head = state.params["classifier"]["head"]
+    features = jax.jit(method.features)(state, batch["views"][0])
+    logits = features @ head["kernel"] + head["bias"]
+    target = labelled.soft(batch["label"], 10, 0.0)
+    want = classification.soft_cross_entropy(logits, target).mean()
+    np.testing.assert_allclose(loss, want, rtol=1e-5)
 
 
 def test_a_trained_trunk_moves_with_its_statistics():
