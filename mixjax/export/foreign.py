@@ -54,8 +54,7 @@ def read(path: Path, what: str, hints: Mapping) -> Weights:
             raise UsageError(text) from error
         config = config or {"method": own.get("method", {})}
         if dialect.encoder == "vit":
-            learned = notes and model["encoder"]["position"] == "learned"
-            arrays, model = without_tables(arrays, model, bool(learned), what)
+            arrays, model = without_tables(arrays, model, bool(notes))
     found = Weights(arrays, model, config, int(notes.get("step", 0)), "encoder")
     store.check(found, what)
     return found
@@ -286,34 +285,27 @@ MODELS = {"vit": vit, "beit": beit, "swin": swin, "resnet": resnet}
 # --- positions -------------------------------------------------------------------
 
 
-def without_tables(
-    arrays: Arrays, model: dict, learned: bool, what: str
-) -> tuple[Arrays, dict]:
+def without_tables(arrays: Arrays, model: dict, known: bool) -> tuple[Arrays, dict]:
     """Fixed positions, which are no parameters here, taken out where they are fixed.
 
-    learned: they are parameters whatever their values. A table without a row for the
-    class token gets one of zeros (timm's no_embed_class). UsageError if a decoder's
-    positions are not MAE's.
+    known: the model says which are; else those that are as if computed. A table without
+    a row for the class token gets one of zeros (timm's no_embed_class).
     """
-    arrays, encoder = dict(arrays), dict(model["encoder"])
-    model = {**model, "encoder": encoder}
-    table = arrays.get("encoder/pos_embed")
-    fixed = fixed_table(encoder, encoder["width"])
-    if table is not None and table.shape[1:] == (fixed.shape[1] - 1, fixed.shape[2]):
-        table = np.concatenate([np.zeros_like(table[:, :1]), table], axis=1)
-        arrays["encoder/pos_embed"] = table
-    if table is not None and table.shape == fixed.shape:
-        if not learned and np.allclose(table, fixed, atol=1e-6):
-            encoder["position"] = "sincos"
-            del arrays["encoder/pos_embed"]
+    arrays, model = dict(arrays), dict(model)
+    for part in filter(model.__contains__, PARTS):
+        name, section = f"{part}/pos_embed", dict(model[part])
+        table = arrays.get(name)
+        fixed = fixed_table(model["encoder"], section["width"])
+        if table is None:
+            continue
+        if table.shape[1:] == (fixed.shape[1] - 1, fixed.shape[2]):
+            table = np.concatenate([np.zeros_like(table[:, :1]), table], axis=1)
+            arrays[name] = table
+        same = table.shape == fixed.shape and np.allclose(table, fixed, atol=1e-6)
+        if same and not (known and section.get("position") == "learned"):
+            del arrays[name]
+            section["position"] = "sincos"
         else:
-            encoder["position"] = "learned"
-    table = arrays.pop("decoder/pos_embed", None)
-    if table is not None:
-        fixed = fixed_table(encoder, model["decoder"]["width"])
-        if table.shape != fixed.shape or not np.allclose(table, fixed, atol=1e-6):
-            raise UsageError(
-                f"{what}: its decoder has positions of its own, but ours has MAE's "
-                f"fixed ones only; take a file of the encoder alone."
-            )
+            section["position"] = "learned"
+        model[part] = section
     return arrays, model

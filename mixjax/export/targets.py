@@ -99,7 +99,7 @@ def dressed(weights: Weights, to: str) -> Arrays:
         arrays.setdefault("encoder/pos_embed", table)
         if "decoder" in weights.parts:
             width = weights.model["decoder"]["width"]
-            arrays["decoder/pos_embed"] = fixed_table(encoder, width)
+            arrays.setdefault("decoder/pos_embed", fixed_table(encoder, width))
     if to != "mae" and "classifier/norm/mean" in arrays:
         arrays = folded(arrays, weights.model["norm"]["eps"])
     return arrays

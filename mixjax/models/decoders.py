@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mixjax.errors import check_name
 from mixjax.models import positions
 from mixjax.models.dense import dense
 from mixjax.models.vit import Block, layer_norm, run_blocks
@@ -29,6 +30,13 @@ class TokenDecoder(nn.Module):
     remat: str
     scan: bool
     dtype: jnp.dtype
+    # "learned" only where weights of others say so (transformers' ViTMAE keeps its
+    # table among them); recipes, and runs older than this field, have none.
+    position: str = "sincos"
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_name("model.decoder.position", self.position, ["sincos", "learned"])
 
     @nn.compact
     def __call__(
@@ -46,6 +54,9 @@ class TokenDecoder(nn.Module):
         if restore is not None:
             x = restore(x, mask_token.astype(x.dtype))  # [B', 1 + L, d]
         table = positions.sincos_2d(self.grid, self.width, class_token=True)
+        if self.position == "learned":
+            fixed = jnp.asarray(table)[None]
+            table = self.param("pos_embed", lambda _: fixed)[0]
         x = x.astype(jnp.float32) + table
 
         def block(layer, **kwargs):
