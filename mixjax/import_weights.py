@@ -90,9 +90,12 @@ def as_tuples(value):
     return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value
 
 
-def hints_of(fields: dict, size: tuple[int, int] | None) -> dict:
-    """What flags say about a model that is not known yet."""
-    hints: dict = {"encoder": {}, "decoder": {}}
+def hints_of(
+    fields: dict, size: tuple[int, int] | None, recipe: str | None = None
+) -> dict:
+    """What flags, and a recipe's model, say about a model that is not known yet."""
+    model = recipes.load(recipe).to_dict().get("model", {}) if recipe else {}
+    hints = {part: dict(model.get(part, {})) for part in ("encoder", "decoder")}
     for name, text in fields.items():
         _, *path = name.split(".")
         if len(path) == 3 and path[:2] in (["model", "encoder"], ["model", "decoder"]):
@@ -143,16 +146,18 @@ def make(given: dict, fields: dict) -> list[str]:
         raise UsageError(f"--workdir={workdir} is there already; name a new folder.")
     size = export.size_of(given["image_size"]) if "image_size" in given else None
     what = f"--from={given['from']}"
-    weights = foreign.read(path, what, hints_of(fields, size))
+    hints = hints_of(fields, size, given.get("config"))
+    weights = foreign.read(path, what, hints)
     if size:
         weights = store.resized(weights, size)
     config = settings(weights, given.get("config"), fields)
+    parts = ", ".join(weights.parts)
     weights = weights._replace(model=config.model.to_dict())
     store.check(weights, what)
     save(weights, config, workdir)
     count = sum(x.size for x in weights.arrays.values())
     name = weights.model["encoder"]["name"]
-    return [f"{name}: {', '.join(weights.parts)}, {count} numbers", f"{workdir}"]
+    return [f"{name}: {parts}, {count} numbers", f"{workdir}"]
 
 
 def run(argv: list[str]) -> int:

@@ -14,6 +14,7 @@ from mixjax.export import __main__ as export
 from mixjax.export import check, files, hf, targets
 from mixjax.export import weights as store
 from mixjax.export.check import Difference, Result
+from mixjax.models import positions
 from mixjax.models.resnet import STEMS
 from tests import tiny, untrained
 
@@ -117,6 +118,10 @@ def test_other_sizes_of_pictures(runs, run):
     weights = store.resized(store.load(runs(run), "encoder", False, False), size)
     images = some_images(weights)
     assert images.shape[1:3] == size
+    if run == "vit":  # its fixed positions are resampled too, not computed anew
+        old = positions.sincos_2d((4, 6), 24, True)
+        want = np.asarray(positions.resize(old, (4, 6), (7, 5)))
+        np.testing.assert_array_equal(weights.arrays["encoder/pos_embed"][0], want)
     named = targets.named(weights, "timm")
     assert_near(weights, reference_outputs(weights, "timm", named, images), images)
 

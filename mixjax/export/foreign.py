@@ -45,7 +45,7 @@ def read(path: Path, what: str, hints: Mapping) -> Weights:
         dialect, chosen = names.recognise(named, what)
         arrays = names.ours(chosen, dialect, what)
         own = hugging_face(path.parent / "config.json", dialect.encoder)
-        both = {part: own.get(part, {}) | dict(hints.get(part, {})) for part in PARTS}
+        both = {part: dict(hints.get(part, {})) | own.get(part, {}) for part in PARTS}
         guess = MODELS[dialect.encoder]
         try:
             model = config.get("model") or guess(arrays, patches(chosen, dialect), both)
@@ -88,8 +88,9 @@ def hugging_face(path: Path, encoder: str) -> dict:
     size = (size, size) if isinstance(size, int) else tuple(size)
     hints: dict = {"encoder": {"image_size": size}, "decoder": {}}
     if encoder == "vit":
-        hints["encoder"]["heads"] = found.get("num_attention_heads")
-        hints["decoder"]["heads"] = found.get("decoder_num_attention_heads")
+        hints["encoder"]["heads"] = found.get("num_attention_heads", 12)
+        if "decoder_num_attention_heads" in found:
+            hints["decoder"]["heads"] = found["decoder_num_attention_heads"]
         hints["method"] = {"norm_pix": bool(found.get("norm_pix_loss", False))}
         hints["method"]["mask_ratio"] = found.get("mask_ratio", 0.75)
     return hints
@@ -120,6 +121,11 @@ def known(section: Mapping, field: str, part: str, usual) -> object:
     return value
 
 
+def of_width(section: Mapping, width: int) -> Mapping:
+    """The hints, if they are about a network as wide as this one."""
+    return section if section.get("width", width) == width else {}
+
+
 def square(cells: int, patch: int, hint) -> tuple[int, int]:
     """Height and width of pictures of `cells` patches: the hint, or both equal."""
     if hint and (hint[0] // patch) * (hint[1] // patch) == cells:
@@ -134,7 +140,8 @@ def square(cells: int, patch: int, hint) -> tuple[int, int]:
 
 
 def vit(arrays: Arrays, first: tuple[int, int], hints: Mapping) -> dict:
-    section, width = hints["encoder"], arrays["encoder/patch_embed/proj/bias"].shape[0]
+    width = arrays["encoder/patch_embed/proj/bias"].shape[0]
+    section = of_width(hints["encoder"], width)
     if "encoder/cls_token" not in arrays:
         raise UsageError(
             "the file's ViT has no class token, but every ViT here has one, which all "
@@ -165,7 +172,8 @@ def vit(arrays: Arrays, first: tuple[int, int], hints: Mapping) -> dict:
     model = {"precision": "float32", "encoder": encoder}
     if "decoder/embed/kernel" in arrays:
         width = arrays["decoder/embed/kernel"].shape[1]
-        heads = known(hints["decoder"], "heads", "decoder", DECODER_HEADS.get(width))
+        above = of_width(hints["decoder"], width)
+        heads = known(above, "heads", "decoder", DECODER_HEADS.get(width))
         model["decoder"] = dict(
             width=width,
             depth=count(arrays, "decoder/blocks_%d/"),
