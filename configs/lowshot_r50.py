@@ -4,9 +4,9 @@
         --config.init_from=WORKDIR_OF_A_PRE_TRAINING_RUN --workdir=...
     variants: :share=1 (10)
 
-The pictures are those of SimCLR's lists. All of the network is trained, batch statistics too, although MixMask speaks of frozen
-weights: it cites this configuration and calls it fine-tuning. The best epoch is what
-SwAV reports.
+The pictures are those of SimCLR's lists. All of the network is trained, batch
+statistics too, although MixMask speaks of frozen weights: it cites this configuration
+and calls it fine-tuning. The best epoch is what SwAV reports.
 """
 
 from configs import common, supervised

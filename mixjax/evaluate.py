@@ -46,8 +46,8 @@ def measure(workdir: str, text: str | None, changes: dict) -> list[str]:
         raise errors.UsageError(
             f"--workdir={workdir}: nothing of config.evals can be measured on its data."
         )
-    hardware = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
-    keep = ledger.keeper(workdir, config, length(run, workdir), hardware)
+    total = length(run, workdir)
+    keep = ledger.keeper(workdir, config, total, meshes.hardware(mesh))
     lines = []
     for evaluator in kept:
         found = evaluator.run(run.state, run.step, None)

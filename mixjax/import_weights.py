@@ -17,11 +17,10 @@ refused.
 import json
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
-from mixjax import errors, recipes
+from mixjax import commands, recipes
 from mixjax.errors import UsageError
 
 FLAGS = ("from", "workdir", "config", "image_size")
@@ -163,24 +162,16 @@ def make(given: dict, fields: dict) -> list[str]:
 def run(argv: list[str]) -> int:
     """Imports as the flags (no program's name) say; returns the exit code."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    try:
-        given = dict(recipes.pairs(argv))
-        fields = {k: v for k, v in given.items() if k.startswith("config.")}
-        for flag in given.keys() - fields.keys():
-            errors.check_name("flag", flag, FLAGS)
-        for flag, what in (("from", "a file"), ("workdir", "a new folder")):
-            if flag not in given:
-                raise UsageError(f"--{flag} is missing; name {what}.")
+
+    def work():
+        given, fields = commands.flags(argv, FLAGS)
+        commands.need(given, "from", "name a file")
+        commands.need(given, "workdir", "name a new folder")
         for line in make(given, fields):
             print(line)
-        return errors.DONE
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return errors.USAGE
+
+    return commands.code(work)
 
 
 if __name__ == "__main__":
-    if any(a in ("-h", "-help", "--help") for a in sys.argv[1:]):
-        print(__doc__)
-        sys.exit(errors.DONE)
-    sys.exit(run(sys.argv[1:]))
+    commands.start(__doc__, run)

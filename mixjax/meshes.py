@@ -100,8 +100,12 @@ def check_batch(mesh: Mesh, batch: int, parts: int, field: str = "batch") -> Non
         raise UsageError(f"{field}={batch} is not a multiple of {why}; take {fits}.")
 
 
+def hardware(mesh: Mesh) -> str:
+    """How many devices of what kind, such as "8 x NVIDIA H200"."""
+    return f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
+
+
 def describe(mesh: Mesh) -> str:
     """The devices in words, such as "8 x NVIDIA H200 as data 2 x fsdp 4"."""
-    kind = mesh.devices.flat[0].device_kind
     axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
-    return f"{mesh.size} x {kind} as {axes}"
+    return f"{hardware(mesh)} as {axes}"

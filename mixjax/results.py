@@ -11,7 +11,6 @@ measured for says so. What an entry must be to count as a row is in mixjax/targe
   --readme          with --markdown: writes README.md's block and results/tables.md
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple

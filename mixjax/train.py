@@ -199,6 +199,12 @@ def check_parts(together: int, batch: int, devices: int, accumulate: int) -> Non
         )
 
 
+def check_fit(config, method: Method, sets: data.Datasets, devices: int) -> None:
+    """UsageError unless recipe, method, data and devices go together."""
+    check_classes(config.model, sets)
+    check_parts(method.together, config.batch, devices, config.accumulate)
+
+
 def check_classes(model, sets: data.Datasets) -> None:
     """UsageError unless a classifier has the classes of the data."""
     if "classifier" in model and model.classifier.classes != sets.classes:
@@ -300,9 +306,8 @@ def train(config, workdir: Workdir, stop: Interrupt) -> None:
     clock = make_clock(config, sets.steps_per_epoch)
     network = models.make(config.model)
     example = sets.example(network.geometry)
-    check_classes(config.model, sets)
     method = methods.make(config.method, network, clock=clock)
-    check_parts(method.together, config.batch, mesh.size, config.accumulate)
+    check_fit(config, method, sets, mesh.size)
     schedule = schedules.make(config.schedule, batch=config.batch, clock=clock)
 
     # Shapes, then where they lie, then arrays.
@@ -316,8 +321,7 @@ def train(config, workdir: Workdir, stop: Interrupt) -> None:
     tools = {"sets": sets, "method": method, "network": network, "mesh": mesh}
     tools["workdir"] = workdir.path
     evaluators = evals.make(config.evals, clock=clock, check=stop.check, **tools)
-    hardware = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
-    keep = ledger.keeper(workdir.path, config, clock.total_steps, hardware)
+    keep = ledger.keeper(workdir.path, config, clock.total_steps, meshes.hardware(mesh))
     step_fn = make_step(method, optimizer, schedule, sets.train.augment, config)
     step_fn = jit_step(step_fn, mesh, layout)
 

@@ -25,11 +25,10 @@ import json
 import os
 import re
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
-from mixjax import errors, recipes
+from mixjax import commands, errors
 from mixjax.errors import UsageError
 
 FLAGS = ("workdir", "to", "out", "part", "decoder", "head", "image_size", "check")
@@ -139,24 +138,19 @@ def temporary(folder: Path):
 def run(argv: list[str]) -> int:
     """Exports as the flags (no program's name) say; returns the exit code."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    try:
+
+    def work():
         whole = [f"{a}=yes" if a in BARE else a for a in argv]
-        given = dict(recipes.pairs(whole))
-        for flag in given:
+        given, changes = commands.flags(whole, FLAGS)
+        for flag in changes:
             errors.check_name("flag", flag, FLAGS)
-        for flag, what in (("workdir", "the folder of a run"), ("to", "a target")):
-            if flag not in given:
-                raise UsageError(f"--{flag} is missing; name {what}.")
+        commands.need(given, "workdir", "name the folder of a run")
+        commands.need(given, "to", "name a target")
         for line in export(given):
             print(line)
-        return errors.DONE
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return errors.USAGE
+
+    return commands.code(work)
 
 
 if __name__ == "__main__":
-    if any(a in ("-h", "-help", "--help") for a in sys.argv[1:]):
-        print(__doc__)
-        sys.exit(errors.DONE)
-    sys.exit(run(sys.argv[1:]))
+    commands.start(__doc__, run)

@@ -110,7 +110,7 @@ def mix(images: Array, drawn: Draw, chunk: int) -> tuple[Array, Array, Array]:
 
 
 def partners(x: Array, chunk: int) -> Array:
-    """x [B, ...] with every chunk in reverse order: what the pictures are mixed with."""
+    """x [B, ...] with every chunk in reverse: what the pictures are mixed with."""
     return groups.merge(pairs.split(x, len(x) // chunk)[:, ::-1])
 
 
