@@ -64,7 +64,9 @@ def origin(path: str) -> dict:
     """The configuration of the run in workdir `path`, for init_from."""
     saved = Path(path).expanduser() / "config.json"
     if not saved.is_file():
-        raise UsageError(f"init_from={path} is not a run: {saved} does not exist.")
+        raise UsageError(
+            f"init_from={path}: neither a file nor a run, as {saved} does not exist."
+        )
     return json.loads(saved.read_text())
 
 

@@ -17,12 +17,12 @@ from mixjax.state import TrainState
 from tests import tiny
 
 CLOCK = Clock(100, 100)
+quick = functools.partial(jax.jit, compiler_options=tiny.QUICK)
 CASES = [
     ("finetune", "encoder=vit"),
     ("finetune", "encoder=resnet18"),
     ("linear", "encoder=vit"),
     ("linear", "encoder=resnet18"),
-    ("lowshot", "encoder=vit,strong=0"),
 ]
 
 
@@ -42,10 +42,10 @@ def parts(name, variants, rate=1e-2, **changes):
     params = jax.eval_shape(method.init, jax.random.key(0), batch).params
     schedule = lambda step: jnp.float32(rate)
     optimizer = optim.make(config.optim, schedule, params, clock=CLOCK)
-    state = jax.jit(train.make_init(method, optimizer, batch))(jax.random.key(0))
+    state = quick(train.make_init(method, optimizer, batch))(jax.random.key(0))
     traced = []
 
-    @jax.jit
+    @quick
     def step(state, batch):
         traced.append(1)
         same = lambda batch, resident, rng: batch
@@ -155,10 +155,10 @@ def test_eight_devices_agree_with_one():
         value = lambda p: method.loss(p, state, batch, jax.random.key(3))[0]
         return jax.value_and_grad(value)(state.params)
 
-    alone = jax.jit(run)(state, batch)
+    alone = quick(run)(state, batch)
     mesh = meshes.make(fsdp=1)
     cut, everywhere = meshes.batched(mesh), meshes.replicated(mesh)
-    spread = jax.jit(run, in_shardings=(everywhere, cut), out_shardings=everywhere)
+    spread = quick(run, in_shardings=(everywhere, cut), out_shardings=everywhere)
     found = spread(state, jax.device_put(batch, cut))
     np.testing.assert_allclose(alone[0], found[0], rtol=1e-5)
     for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(found), strict=True):
@@ -219,6 +219,8 @@ def test_a_chunk_that_does_not_fit():
 def pre_trained(tmp_path_factory):
     """A finished MAE run of a few steps, on pictures of 16 pixels."""
     config = tiny.masked("mae", batch=32, steps=4, evals__knn__at_start=False)
+    for name in config.evals.keys() - {"knn"}:
+        del config.evals[name]
     return tiny.run(tmp_path_factory.mktemp("mae"), config)
 
 
@@ -282,7 +284,7 @@ def test_what_does_not_fit_is_refused_with_its_keys(
 def test_init_from_what_is_no_run(tmp_path):
     settings = tiny.supervised("finetune", "encoder=vit,strong=0", steps=1)
     settings.init_from = str(tmp_path / "nothing")
-    with pytest.raises(UsageError, match="init_from=.*nothing is not a run"):
+    with pytest.raises(UsageError, match="nothing: neither a file nor a run"):
         tiny.run(tmp_path / "run", settings)
 
 

@@ -23,7 +23,6 @@ def get_config(arg=""):
         "final": ("train", "test"),
     }
     c.data.split, c.data.eval_split = splits[v.stage]
-    del c.evals.pictures
     if v.set == "gone":
         c.data.source = "npz:gone.npz"
     c.suite = ConfigDict()

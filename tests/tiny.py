@@ -203,7 +203,7 @@ def supervised(name: str, variants: str = "", **changes):
     c.update_from_flattened_dict(fields)
     rest = ("data", "checkpoint", "log")
     fields = {k: v for k, v in FIELDS.items() if k.startswith(rest)}
-    fields["evals.pictures.count"] = 2
+    del c.evals.pictures
     fields |= {k.replace("__", "."): v for k, v in changes.items()}
     c.update_from_flattened_dict(fields)
     return c

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from mixjax.errors import UsageError
 from mixjax.export import pth
@@ -54,6 +52,8 @@ def as_float(array: np.ndarray) -> np.ndarray:
 
 
 def read_safetensors(path: Path, what: str) -> tuple[Arrays, dict]:
+    import safetensors  # late: training does without it
+
     try:
         with safetensors.safe_open(path, "np") as file:
             notes = file.metadata() or {}
@@ -115,7 +115,9 @@ def is_dict(here: dict, key: str) -> bool:
 def write_safetensors(path: Path, named: Arrays, notes: Mapping) -> None:
     """Names and arrays, and `notes` as JSON under "mixjax"."""
     notes = {"format": "pt", OURS: json.dumps(notes)}
-    safetensors.numpy.save_file(named, path, metadata=notes)
+    from safetensors import numpy  # late, as above
+
+    numpy.save_file(named, path, metadata=notes)
 
 
 def write_npz(path: Path, named: Arrays, notes: Mapping) -> None:
