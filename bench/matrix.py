@@ -21,7 +21,7 @@ import numpy as np
 import record
 
 from configs import common
-from mixjax import meshes, methods, models, optim, recipes, train
+from mixjax import begin, meshes, methods, models, optim, recipes, steps
 from mixjax.data import pipeline
 from mixjax.data.views import parse
 from mixjax.state import Clock
@@ -72,7 +72,7 @@ def make(config):
     example = {"views": (image,) * len(views), "index": number, "label": number}
     params = jax.eval_shape(method.init, jax.random.key(0), example).params
     optimizer = optim.make(config.optim, rate, params, clock=clock)
-    plain = train.make_step(method, optimizer, rate, augment, config)
+    plain = steps.make_step(method, optimizer, rate, augment, config)
     traced = []
 
     def step(state, batch, resident):
@@ -80,7 +80,7 @@ def make(config):
         state, metrics = plain(state, batch, resident)
         return state, metrics["loss"]
 
-    init = jax.jit(train.make_init(method, optimizer, example))
+    init = jax.jit(begin.make_init(method, optimizer, example))
     return step, init(jax.random.key(0)), traced
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from mixjax import flops, meshes, methods, models, optim, schedules, train
+from mixjax import begin, flops, meshes, methods, models, optim, schedules, steps
 from mixjax.schedules import Clock
 
 
@@ -40,11 +40,11 @@ def make(config, batch: int) -> Parts:
     example = jax.eval_shape(pictures, key)
     variables = jax.eval_shape(method.init, key, example)
     optimizer = optim.make(config.optim, schedule, variables.params, clock=clock)
-    init = train.make_init(method, optimizer, example)
+    init = begin.make_init(method, optimizer, example)
     layout = meshes.lay_out(mesh, jax.eval_shape(init, key), ())
     plain = ml_collections.ConfigDict({"accumulate": 1, "seed": 0})
     same = lambda batch, resident, rng: batch
-    step = train.make_step(method, optimizer, schedule, same, plain)
+    step = steps.make_step(method, optimizer, schedule, same, plain)
 
     def arguments():
         shardings = jax.tree.map(lambda s: s.sharding, layout)
@@ -53,7 +53,7 @@ def make(config, batch: int) -> Parts:
         return state, made(jax.random.key(1)), {}
 
     def gradient(variables, inputs):
-        first = train.first_state(variables, optimizer)
+        first = begin.first_state(variables, optimizer)
         loss = lambda p: method.loss(p, first, inputs, jax.random.key(0))[0]
         return jax.grad(loss)(first.params)
 
@@ -64,7 +64,7 @@ def make(config, batch: int) -> Parts:
         "device": device.device_kind,
         "versions": f"jax {jax.__version__}",
     }
-    step = train.jit_step(step, mesh, layout)
+    step = steps.jit_step(step, mesh, layout)
     return Parts(step, (layout, example, {}), arguments, facts)
 
 

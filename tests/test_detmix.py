@@ -11,7 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import common
-from mixjax import meshes, methods, models, optim, recipes, train
+from mixjax import meshes, methods, models, optim, recipes, steps
 from mixjax.errors import UsageError
 from mixjax.mixtures import twin_boxes
 from mixjax.objectives import region_terms
@@ -361,7 +361,7 @@ def test_it_learns_and_compiles_once(kind):
     optimizer = optim.make(one.config.optim, rate, one.state.params, clock=CLOCK)
     state = one.state.replace(opt_state=optimizer.init(one.state.params))
     same = lambda batch, resident, rng: batch
-    step = train.make_step(one.method, optimizer, rate, same, one.config)
+    step = steps.make_step(one.method, optimizer, rate, same, one.config)
     traced, found = [], []
 
     @jax.jit

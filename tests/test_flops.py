@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from configs import masked
-from mixjax import flops, methods, models, train
+from mixjax import begin, flops, methods, models
 from mixjax.schedules import Clock
 
 
@@ -117,7 +117,7 @@ def test_a_training_step_of_mae(size, width, table):
     variables = jax.eval_shape(method.init, jax.random.key(0), batch)
 
     def loss(params, variables, batch):
-        state = train.first_state(variables, optax.identity())
+        state = begin.first_state(variables, optax.identity())
         return method.loss(params, state, batch, jax.random.key(0))[0]
 
     embed, rest = expected(width, 12, 196, 49, 768)

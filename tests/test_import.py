@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixjax import evaluate, import_weights, look, meshes, train
+from mixjax import begin, evaluate, import_weights, look, meshes
 from mixjax.errors import UsageError
 from mixjax.export import __main__ as export
 from mixjax.export import files, foreign, pth, targets
@@ -314,7 +314,7 @@ def test_fine_tuning_starts_from_a_file(tmp_path):
     step = jax.ShapeDtypeStruct((), jnp.int32)
     state = TrainState(step, params, {}, stats, {}, {})
     layout = meshes.lay_out(meshes.make(fsdp=1), state, ())
-    given = train.borrow(settings, layout)
+    given = begin.borrow(settings, layout)
     assert list(given["params"]) == ["encoder"]
     new = store.flat(given)
     want = store.load(str(old), "encoder", False, None).arrays
@@ -325,7 +325,7 @@ def test_fine_tuning_starts_from_a_file(tmp_path):
     np.testing.assert_array_equal(new["encoder/pos_embed"], table)
     settings.init_from = str(tmp_path / "x.md")
     with pytest.raises(UsageError, match="init_from=.*x.md is neither"):
-        train.borrow(settings, layout)
+        begin.borrow(settings, layout)
 
 
 # --- what is refused -------------------------------------------------------------

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixjax import meshes, methods, models, optim, train
+from mixjax import begin, meshes, methods, models, optim, steps
 from mixjax.schedules import Clock
 from mixjax.state import ALL
 from tests import tiny
@@ -38,7 +38,7 @@ def built(name, variants):
     batch = {"views": (images,), "index": jnp.arange(16)}
     params = jax.eval_shape(method.init, jax.random.key(0), batch).params
     optimizer = optim.make(config.optim, lambda step: 0.0, params, clock=CLOCK)
-    state = jax.jit(train.make_init(method, optimizer, batch))(jax.random.key(0))
+    state = jax.jit(begin.make_init(method, optimizer, batch))(jax.random.key(0))
     return config, method, batch, state
 
 
@@ -55,7 +55,7 @@ def test_it_learns_and_compiles_once(name, variants):
     rate = lambda step: jnp.float32(2e-3)
     same = lambda batch, resident, rng: batch
     optimizer = optim.make(config.optim, rate, state.params, clock=CLOCK)
-    step = train.make_step(method, optimizer, rate, same, config)
+    step = steps.make_step(method, optimizer, rate, same, config)
     traced = []
 
     @jax.jit

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import quickstart
-from mixjax import meshes, methods, models, optim, schedules, train
+from mixjax import begin, meshes, methods, models, optim, schedules, steps
 from mixjax.data import pipeline
 from mixjax.data.views import parse
 from mixjax.errors import UsageError
@@ -145,14 +145,14 @@ def compiled(fsdp, config):
     example["index"] = shape((1,), jnp.int32)
     params = jax.eval_shape(method.init, key, example).params
     optimizer = optim.make(config.optim, schedule, params, clock=Clock(9, 9))
-    init = train.make_init(method, optimizer, example)
+    init = begin.make_init(method, optimizer, example)
     layout = meshes.lay_out(mesh, jax.eval_shape(init, key), config.mesh.rules)
     views = [parse(text, "views") for text in config.data.views]
     augment = functools.partial(pipeline.augment, views)
     shardings = jax.tree.map(lambda s: s.sharding, layout)
     everywhere, cut = meshes.replicated(mesh), meshes.batched(mesh)
     step = jax.jit(
-        train.make_step(method, optimizer, schedule, augment, config),
+        steps.make_step(method, optimizer, schedule, augment, config),
         in_shardings=(shardings, cut, everywhere),
         out_shardings=(shardings, everywhere),
         donate_argnums=0,

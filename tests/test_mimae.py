@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixjax import methods, models, recipes, schedules, train
+from mixjax import assembly, methods, models, recipes, schedules
 from mixjax.errors import UsageError
 from mixjax.schedules import Clock
 from mixjax.state import TrainState
@@ -136,7 +136,7 @@ def test_wrong_switches(changes, message):
 
 def schedule_of(name, examples=1_281_167):
     c = recipes.load(f"{tiny.ROOT}/configs/{name}")
-    clock = train.make_clock(c, examples // c.batch)
+    clock = assembly.make_clock(c, examples // c.batch)
     return schedules.make(c.schedule, batch=c.batch, clock=clock), clock, c
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixjax import methods, models, optim, recipes, train
+from mixjax import begin, methods, models, optim, recipes, steps
 from mixjax.errors import UsageError
 from mixjax.state import Clock
 from tests import tiny
@@ -31,12 +31,12 @@ def test_each_resolution_has_its_queue():
     batch = {"views": views, "index": jnp.arange(16)}
     params = jax.eval_shape(method.init, jax.random.key(0), batch).params
     optimizer = optim.make(config.optim, lambda step: 0.01, params, clock=CLOCK)
-    state = jax.jit(train.make_init(method, optimizer, batch))(jax.random.key(0))
+    state = jax.jit(begin.make_init(method, optimizer, batch))(jax.random.key(0))
     first = [state.memory[name]["queue"] for name in ("12", "16")]
     assert np.abs(first[0] - first[1]).max() > 0.1
     same = lambda batch, resident, rng: batch
     config.accumulate = 1
-    step = train.make_step(method, optimizer, lambda s: 0.01, same, config)
+    step = steps.make_step(method, optimizer, lambda s: 0.01, same, config)
     traced = []
 
     @functools.partial(jax.jit, compiler_options=tiny.QUICK)

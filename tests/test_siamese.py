@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixjax import branches, meshes, methods, mixtures, models, optim, train
+from mixjax import begin, branches, meshes, methods, mixtures, models, optim, steps
 from mixjax.branches import Branch
 from mixjax.errors import UsageError
 from mixjax.mixtures import pairs
@@ -40,7 +40,7 @@ def built(framework, mixture, more):
     batch = {"views": tuple(base + n for n in noise), "index": jnp.arange(32)}
     params = jax.eval_shape(method.init, jax.random.key(0), batch).params
     optimizer = optim.make(config.optim, lambda step: 0.0, params, clock=CLOCK)
-    state = jax.jit(train.make_init(method, optimizer, batch))(jax.random.key(0))
+    state = jax.jit(begin.make_init(method, optimizer, batch))(jax.random.key(0))
     return config, method, batch, state
 
 
@@ -53,7 +53,7 @@ def test_it_learns_and_compiles_once(cell):
     optimizer = optim.make(config.optim, rate, state.params, clock=CLOCK)
     state = state.replace(opt_state=optimizer.init(state.params))
     same = lambda batch, resident, rng: batch
-    step = train.make_step(method, optimizer, rate, same, config)
+    step = steps.make_step(method, optimizer, rate, same, config)
     traced = []
 
     @functools.partial(jax.jit, compiler_options=tiny.QUICK)
@@ -252,7 +252,7 @@ def test_three_steps_of_moco(monkeypatch, symmetric):
     same = lambda batch, resident, rng: batch
     config = tiny.siamese("moco")
     config.accumulate = 1
-    step = jax.jit(train.make_step(method, optimizer, lambda s: 0.1, same, config))
+    step = jax.jit(steps.make_step(method, optimizer, lambda s: 0.1, same, config))
     x1, x2 = batch["views"]
     m = pairs_of(x1, 0.25).images
     pointer = 0

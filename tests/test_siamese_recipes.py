@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixjax import methods, mixtures, models, optim, recipes, schedules, train
+from mixjax import assembly, methods, mixtures, models, optim, recipes, schedules
 from mixjax.errors import UsageError
 from mixjax.objectives.mixing import Pairing
 from mixjax.schedules import Clock
@@ -50,7 +50,7 @@ def schedule_of(text):
     """(rate by step, steps of an epoch, configuration) of a recipe."""
     config = load(text)
     steps = EXAMPLES[text.partition("_")[0]] // config.batch
-    clock = train.make_clock(config, steps)
+    clock = assembly.make_clock(config, steps)
     rate = schedules.make(config.schedule, batch=config.batch, clock=clock)
     return rate, steps, config
 
@@ -141,7 +141,7 @@ PARAMS = {
 def first_update(text, gradient):
     """(what one step from the start adds to PARAMS, rate of the step, config)."""
     rate, steps, config = schedule_of(text)
-    clock = train.make_clock(config, steps)
+    clock = assembly.make_clock(config, steps)
     optimizer = optim.make(config.optim, rate, PARAMS, clock=clock)
     grads = jax.tree.map(lambda p: jnp.full_like(p, gradient), PARAMS)
     updates, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixjax import data, evaluate, meshes, methods, models, optim, recipes, train
+from mixjax import begin, data, evaluate, meshes, methods, models, optim, recipes, steps
 from mixjax.errors import UsageError
 from mixjax.evals import classify
 from mixjax.mixtures import labelled
@@ -42,14 +42,14 @@ def parts(name, variants, rate=1e-2, **changes):
     params = jax.eval_shape(method.init, jax.random.key(0), batch).params
     schedule = lambda step: jnp.float32(rate)
     optimizer = optim.make(config.optim, schedule, params, clock=CLOCK)
-    state = quick(train.make_init(method, optimizer, batch))(jax.random.key(0))
+    state = quick(begin.make_init(method, optimizer, batch))(jax.random.key(0))
     traced = []
 
     @quick
     def step(state, batch):
         traced.append(1)
         same = lambda batch, resident, rng: batch
-        run = train.make_step(method, optimizer, schedule, same, config)
+        run = steps.make_step(method, optimizer, schedule, same, config)
         return run(state, batch, {})
 
     return method, state, step, batch, traced

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mixjax import train
+from mixjax import assembly, steps, train
 from mixjax.errors import Diverged, UsageError
 from mixjax.state import ALL
 from tests import tiny
@@ -42,7 +42,7 @@ def test_a_run_leaves_what_it_says(unbroken):
 
 def test_the_step_compiles_once(tmp_path, monkeypatch):
     traced, compiled = [], []
-    make = train.make_step
+    make = steps.make_step
 
     def counted(*args):
         step = make(*args)
@@ -160,17 +160,17 @@ def test_warm_start_takes_the_weights(tmp_path, unbroken):
 
 def test_a_batch_method_refuses_parts():
     with pytest.raises(UsageError, match="accumulate=2: .* only 1 is possible"):
-        train.check_parts(ALL, 16, 8, 2)
-    train.check_parts(ALL, 16, 8, 1)
-    train.check_parts(1, 16, 8, 2)
+        assembly.check_parts(ALL, 16, 8, 2)
+    assembly.check_parts(ALL, 16, 8, 1)
+    assembly.check_parts(1, 16, 8, 2)
 
 
 def test_groups_stay_whole():
-    train.check_parts(4, 64, 8, 2)
+    assembly.check_parts(4, 64, 8, 2)
     with pytest.raises(UsageError, match="groups of 4 .*=2; take 64 or 128"):
-        train.check_parts(4, 96, 8, 2)
+        assembly.check_parts(4, 96, 8, 2)
     with pytest.raises(UsageError, match="take 32"):
-        train.check_parts(4, 16, 8, 1)
+        assembly.check_parts(4, 16, 8, 1)
 
 
 def test_other_data_in_an_old_workdir_is_refused(tmp_path, unbroken):

@@ -1,0 +1,89 @@
+"""The state that a run begins from: new, borrowed in part, or its own of before."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from mixjax.checkpoint import Checkpoints, by_path, taken, warm_start
+from mixjax.errors import UsageError
+from mixjax.export import foreign, weights
+from mixjax.models import transfer
+from mixjax.state import Method, TrainState, Variables
+from mixjax.workdir import origin
+
+log = logging.getLogger("mixjax")
+
+
+def first_state(variables: Variables, optimizer) -> TrainState:
+    """The state before the first step."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables.params,
+        opt_state=optimizer.init(variables.params),
+        stats=variables.stats,
+        teacher=variables.teacher,
+        memory=variables.memory,
+    )
+
+
+def make_init(method: Method, optimizer, example: dict) -> Callable:
+    """The pure function key -> the state before the first step."""
+
+    def init(key):
+        blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example)
+        variables = method.init(key, blank)
+        return first_state(variables, optimizer)
+
+    return init
+
+
+def begin(config, saved: Checkpoints, init: Callable, layout, examples: int) -> tuple:
+    """(state, notes): the newest checkpoint's, or else a new state's.
+
+    layout: shapes and shardings; a new state is born on them, a saved one read there.
+    examples: in the training set, which must be as many as before.
+    """
+    step = saved.latest()
+    if step is not None:
+        log.info("continuing from the checkpoint of step %d", step)
+        state, notes = saved.restore(step, layout)
+        if notes["examples"] != examples:
+            raise UsageError(
+                f"data.source has {examples} training examples now but had "
+                f"{notes['examples']} when this run began; take another --workdir."
+            )
+        return state, notes
+    given = borrow(config, layout) if config.init_from else {}
+    shardings = jax.tree.map(lambda s: s.sharding, layout)
+    state = jax.jit(init, out_shardings=shardings)(jax.random.key(config.seed))
+    new = {kind: overlay(getattr(state, kind), part) for kind, part in given.items()}
+    return state.replace(**new), {"window": [], "metrics_bytes": 0, "evaluated": []}
+
+
+def borrow(config, layout) -> dict:
+    """{"params", "stats"} that config.init_from, the workdir of a run, has for us.
+
+    It may also be a file of weights, of our own or of other projects.
+    """
+    model, kinds = config.model.to_dict(), ("params", "stats")
+    wanted = {kind: getattr(layout, kind) for kind in kinds}
+    path = Path(config.init_from).expanduser()
+    if not path.is_file():
+        fit = transfer.fitter(origin(config.init_from)["model"], model)
+        return warm_start(config.init_from, wanted, fit)
+    found = foreign.read(path, f"init_from={config.init_from}", model)
+    trees = dict(zip(kinds, weights.trees(found.arrays), strict=True))
+    arrays = lambda kind, part: by_path(trees[kind].get(part, {}))
+    fit = transfer.fitter(found.model, model)
+    return taken(
+        config.init_from, list(trees["params"]), arrays, wanted, fit, str(path)
+    )
+
+
+def overlay(tree: dict, given: dict) -> dict:
+    """`tree` with the leaves of `given` put in."""
+    both = lambda old, new: overlay(old, new) if isinstance(new, dict) else new
+    return tree | {k: both(tree[k], v) for k, v in given.items()}
