@@ -13,8 +13,10 @@ FLOORS = {
     1: "models mixtures objectives data optim schedules checkpoint logs workdir flops",
     2: "methods ledger",
     3: "evals export targets page",
-    4: "train runs steps begin assembly",
-    5: "main prepare look evaluate transfer results report import_weights",
+    4: "begin steps",
+    5: "assembly runs",
+    6: "train explain",
+    7: "main doctor drill prepare look evaluate transfer results report import_weights",
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
 NO_METHODS = {"evals", "export"}  # they get what they need from method.features
