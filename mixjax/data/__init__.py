@@ -20,10 +20,15 @@ from mixjax.errors import UsageError
 from mixjax.registry import call
 from mixjax.state import Geometry
 
+Splits = tuple[Source, Source | None]
 
-def make(config: Mapping, **extra) -> "Datasets":
-    """The data sets of config.data; UsageError says what is missing or wrong."""
-    return call("data", Datasets, config, **extra)
+
+def make(config: Mapping, *, opened: Splits | None = None, **extra) -> "Datasets":
+    """The data sets of config.data; UsageError says what is missing or wrong.
+
+    opened: the training and the held-out split, to take instead of data.source's.
+    """
+    return call("data", Datasets, config, opened=opened, **extra)
 
 
 class Datasets:
@@ -49,13 +54,18 @@ class Datasets:
         batch: int,
         seed: int,
         mesh,
+        opened: Splits | None,
     ):
         self._views = [parse(v, f"data.views[{i}]") for i, v in enumerate(views)]
         self.eval_view = parse(eval_view, "data.eval_view")
-        self._source = sources.open_source(source, split, directory)
-        self._open_test = functools.partial(
-            sources.open_source, source, eval_split, directory, "data.eval_split"
-        )
+        if opened:
+            self._source, test = opened
+            self._open_test = lambda: test
+        else:
+            self._source = sources.open_source(source, split, directory)
+            self._open_test = functools.partial(
+                sources.open_source, source, eval_split, directory, "data.eval_split"
+            )
         splits.parse(eval_split, "data.eval_split")  # it is opened later
         self._directory = directory
         self._batch, self._eval_batch, self._seed = batch, eval_batch, seed
@@ -196,6 +206,8 @@ class Datasets:
         try:
             source = self._open_test()
         except MissingSplit:
+            return None
+        if source is None:
             return None
         self._check_same_classes(source)
         return self._settled(source)
