@@ -1,11 +1,8 @@
 #!/usr/bin/env bash
-# One machine, all of its GPUs: the run, again and again while it ends as preempted (75).
+# One machine, one process, all of its GPUs (or its CPU): the run, started again while
+# it ends as preempted (75) or hung (76).
 #   launch/gpu.sh --config=configs/mae_vitb.py --workdir=/data/runs/mae_vitb
-set -u
-cd "$(dirname "$0")/.." || exit 1
-while true; do
-  python -m mixjax.main "$@"
-  code=$?
-  [ "$code" -eq 75 ] || exit "$code"
-  sleep 1  # a second signal, meant for this script, comes through
-done
+# Flags beside those of mixjax.main: see launch/local.sh --help.
+
+set -euo pipefail
+exec "$(dirname "$0")/local.sh" "$@"
