@@ -55,6 +55,11 @@ def base() -> ConfigDict:
     c.checkpoint.every_epochs = 1.0
     c.checkpoint.keep = 2  # the newest ones
     c.checkpoint.keep_every_epochs = 0.0  # and these for good; 0: none
+    c.watchdog = ConfigDict()  # what ends a run that no longer moves; 0: never
+    c.watchdog.step_factor = 20.0  # times the median that a step may take,
+    c.watchdog.step_seconds = 300.0  # but at least so long
+    c.watchdog.other_seconds = 3600.0  # start, compilation, each part of an evaluation
+    c.watchdog.peer_seconds = 120.0  # that a process may give no sign of life
     c.log = ConfigDict()
     c.log.every = 50  # steps to a line of metrics.jsonl
     c.log.seconds = 15.0  # to a line on the console

@@ -46,10 +46,9 @@ def begin(config, saved: Checkpoints, init: Callable, layout, examples: int) -> 
     layout: shapes and shardings; a new state is born on them, a saved one read there.
     examples: in the training set, which must be as many as before.
     """
-    step = saved.latest()
-    if step is not None:
-        log.info("continuing from the checkpoint of step %d", step)
-        state, notes = saved.restore(step, layout)
+    found = saved.resume(layout)
+    if found is not None:
+        state, notes = found
         if notes["examples"] != examples:
             raise UsageError(
                 f"data.source has {examples} training examples now but had "

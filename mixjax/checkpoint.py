@@ -2,11 +2,15 @@
 
 A checkpoint is the state and a few notes in JSON: what the log still had to write, and
 how long the metrics file was, so that a restart continues both exactly. Saving runs in
-the background; a checkpoint counts once its commit mark is written.
+the background; a checkpoint counts once its commit mark is written. Files that were cut
+afterwards are found by their sizes.
 """
 
 import contextlib
+import json
 import logging
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,17 +18,21 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from mixjax.errors import UsageError
+from mixjax import processes
+from mixjax.atomic import write
+from mixjax.errors import Unsaved, UsageError
 from mixjax.meshes import path_name
 from mixjax.state import TrainState
 
 log = logging.getLogger("mixjax")
 FOLDER = "checkpoints"
 MARK = "commit_success.txt"  # orbax writes it when everything else is written
+SIZES = "sizes.json"  # of all files, written when the mark is there
+UNFINISHED = "its writing was not finished"
 
 
 class Checkpoints:
-    """The checkpoints of one workdir.
+    """The checkpoints of one workdir, to be used by all processes alike.
 
     One is due every `every` steps (0: never) and at `last`; the newest `keep` stay, and
     those at multiples of `keep_every` steps (0: none beyond the newest).
@@ -47,14 +55,16 @@ class Checkpoints:
                 "notes": ocp.JsonCheckpointHandler(),
             },
         )
+        self._newest = newest(self._manager, self._folder)
+        self._writing: int | None = None
 
-    def latest(self) -> int | None:
+    def newest(self) -> int | None:
         """The step of the newest complete checkpoint, None in a fresh workdir.
 
         Waits for one that is being written.
         """
-        self._manager.wait_until_finished()
-        return newest(self._manager, self._folder)
+        self._finish()
+        return self._newest
 
     def due(self, step: int) -> bool:
         """Whether the state after `step` steps is to be saved."""
@@ -64,19 +74,92 @@ class Checkpoints:
     def save(self, step: int, state, notes: dict) -> None:
         """Starts saving; returns once the state may be donated to the next step.
 
-        A step that is already there stays as it is, unless it is incomplete.
+        A step that is already there stays as it is. Unsaved if this save, or the one
+        before it, cannot be written.
         """
-        self._manager.wait_until_finished()
-        if is_whole(self._folder, step):
+        self._finish()
+        if step == self._newest:
             return
-        if step in self._manager.all_steps():
-            self._manager.delete(step)
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes)
         )
         # Orbax copies to the host without saying so, which the training loop forbids.
-        with jax.transfer_guard_device_to_host("allow"):
+        with self._said(step), jax.transfer_guard_device_to_host("allow"):
             self._manager.save(step, args=args, force=True)
+        self._writing = step
+
+    def _finish(self) -> None:
+        """Waits for what is being written, and notes how large its files are."""
+        if self._writing is None:
+            return
+        step, self._writing = self._writing, None
+        with self._said(step):
+            self._manager.wait_until_finished()
+            if jax.process_index() == 0:
+                write_sizes(self._folder / str(step))
+        self._newest = step
+
+    @contextlib.contextmanager
+    def _said(self, step: int):
+        """Says which checkpoint failed, and which one is left."""
+        try:
+            yield
+        except Exception as error:  # whatever file systems make of it
+            left = "no earlier one is there"
+            if self._newest is not None:
+                left = f"that of step {self._newest} is complete"
+            reason = str(error).strip().splitlines()[0]
+            raise Unsaved(
+                f"the checkpoint of step {step} could not be written ({reason}); {left}"
+            ) from error
+
+    def resume(self, layout) -> tuple | None:
+        """(state, notes) of the newest checkpoint that can be read, None without any.
+
+        layout: a tree of shapes and shardings. What is damaged or incomplete and newer
+        is moved to checkpoints.damaged/, with a warning. UsageError if none can be
+        read, or if tensors do not fit: then nothing is moved.
+        """
+        faults: dict[int, str] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            faults[step] = damage(self._folder / str(step))
+            if processes.anywhere(bool(faults[step])):
+                continue
+            try:
+                found = self.restore(step, layout)
+            except UsageError:
+                raise
+            except Exception as error:  # whatever orbax makes of a cut file
+                faults[step] = str(error).strip().splitlines()[0][:200]
+            if not processes.anywhere(bool(faults[step])):
+                del faults[step]
+                self._set_aside(faults)
+                self._newest = step
+                log.info("continuing from the checkpoint of step %d", step)
+                return found
+        if any(fault != UNFINISHED for fault in faults.values()):
+            step, fault = next(iter(faults.items()))
+            raise UsageError(
+                f"none of the checkpoints in {self._folder} can be read, such as {step}"
+                f" ({fault}); move the folder away to begin anew."
+            )
+        self._set_aside(faults)
+        return None
+
+    def _set_aside(self, faults: dict[int, str]) -> None:
+        """Moves checkpoints to another folder, so that their steps can be saved."""
+        if not faults:
+            return
+        aside = self._folder.with_name(FOLDER + ".damaged")
+        if jax.process_index() == 0:
+            aside.mkdir(exist_ok=True)
+            for step in faults:
+                shutil.rmtree(aside / str(step), ignore_errors=True)
+                os.replace(self._folder / str(step), aside / str(step))
+        processes.anywhere(False)  # all wait for the first
+        self._manager.reload()
+        said = "; ".join(f"{step} ({fault})" for step, fault in faults.items())
+        log.warning("cannot be read, moved to %s: checkpoints %s", aside, said)
 
     def restore(self, step: int, layout) -> tuple:
         """(state, notes) of `step`, laid out as `layout`, a tree of shapes + shardings.
@@ -95,18 +178,48 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits until the last save is complete, and lets go of the folder."""
-        self._manager.close()
-
-
-def is_whole(folder: Path, step: int) -> bool:
-    """Whether all of a checkpoint is there: its mark is what is written last."""
-    return (folder / str(step) / MARK).exists()
+        try:
+            self._finish()
+        finally:
+            self._manager.close()
 
 
 def newest(manager: ocp.CheckpointManager, folder: Path) -> int | None:
     """The newest step of which all is there."""
-    whole = (step for step in manager.all_steps() if is_whole(folder, step))
+    whole = (s for s in manager.all_steps() if not damage(folder / str(s)))
     return max(whole, default=None)
+
+
+def sizes(step: Path) -> dict[str, int]:
+    """{path: bytes} of all files of a checkpoint but SIZES."""
+    files = (p for p in step.rglob("*") if p.is_file() and p.name != SIZES)
+    return {str(p.relative_to(step)): p.stat().st_size for p in files}
+
+
+def write_sizes(step: Path) -> None:
+    """Notes in a complete checkpoint how large its files are."""
+    write(step / SIZES, json.dumps(sizes(step)) + "\n")
+
+
+def damage(step: Path) -> str:
+    """What is wrong with a checkpoint as far as its files' sizes tell; "" if nothing.
+
+    Killed right after its mark was written, a checkpoint has no sizes; then only
+    reading it tells.
+    """
+    if not (step / MARK).exists():
+        return UNFINISHED
+    if not (step / SIZES).exists():
+        return ""
+    try:
+        noted = json.loads((step / SIZES).read_text())
+    except ValueError:
+        return f"{SIZES} is cut"
+    there = sizes(step)
+    for name, size in noted.items():
+        if there.get(name) != size:
+            return f"{name} has {there.get(name, 0)} of {size} bytes"
+    return ""
 
 
 def shapes_of(tree) -> dict[str, str]:

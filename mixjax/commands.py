@@ -1,9 +1,11 @@
 """What all commands share: their flags, and how an error becomes an exit code."""
 
+import errno
 import sys
+import traceback
 from collections.abc import Callable
 
-from mixjax import errors
+from mixjax import errors, processes
 
 
 def flags(argv: list[str], known: tuple[str, ...]) -> tuple[dict, dict]:
@@ -33,14 +35,30 @@ def code(work: Callable[[], int | None]) -> int:
     try:
         return work() or errors.DONE
     except errors.UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return errors.USAGE
+        return said(f"error: {error}", errors.USAGE)
     except errors.Diverged as error:
-        print(f"error: {error}", file=sys.stderr)
-        return errors.DIVERGED
+        return said(f"error: {error}", errors.DIVERGED)
     except errors.Preempted as error:
-        print(f"stopped by {error}; the same command continues", file=sys.stderr)
-        return errors.PREEMPTED
+        return said(f"stopped by {error}; the same command continues", errors.PREEMPTED)
+    except errors.Unsaved as error:
+        text = f"error: {error}; once it can be, the same command continues from there"
+        return said(text, errors.FAILED)
+    except errors.LostPeer as error:
+        return said(f"error: {error}; the same command continues", errors.HUNG)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        disk = error.filename or "the workdir"
+        text = (
+            f"error: no space is left on the disk of {disk}; once there is, the same "
+        )
+        return said(text + "command continues from its last checkpoint", errors.FAILED)
+
+
+def said(text: str, code: int) -> int:
+    """Prints a sentence for the user, and which of several processes says it."""
+    print(processes.prefix() + text, file=sys.stderr)
+    return code
 
 
 def start(text: str, run: Callable[[list[str]], int]) -> None:
@@ -48,4 +66,11 @@ def start(text: str, run: Callable[[list[str]], int]) -> None:
     if any(a in ("-h", "-help", "--help", "--helpfull") for a in sys.argv[1:]):
         print(text)
         sys.exit(errors.DONE)
-    sys.exit(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+    except Exception:
+        if not processes.together():
+            raise
+        traceback.print_exc()
+        code = errors.FAILED
+    processes.leave(code)

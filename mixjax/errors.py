@@ -9,6 +9,7 @@ FAILED = 1  # an error that nobody foresaw
 USAGE = 2  # a bad config, path or flag, found before any long work
 DIVERGED = 3  # a loss or gradient that is not finite
 PREEMPTED = 75  # stopped by a signal, state saved: start the same command again
+HUNG = 76  # stuck, or another process is lost: the same command loses some steps
 
 
 class UsageError(ValueError):
@@ -21,6 +22,14 @@ class Diverged(RuntimeError):
 
 class Preempted(RuntimeError):
     """A signal asked this process to stop."""
+
+
+class Unsaved(RuntimeError):
+    """The state could not be written, as when a disk is full."""
+
+
+class LostPeer(RuntimeError):
+    """Another process of this run has ended or does not answer."""
 
 
 def nearest(name: str, known: Iterable[str], most: int = 3) -> str:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from mixjax import atomic
 from mixjax.errors import UsageError
 
 SCHEMA = 1
@@ -157,12 +158,10 @@ def seconds(workdir: Path) -> float:
 
 def write(folder: Path, entry: Mapping) -> Path:
     """Writes workdir/eval/<name>/<step>.json in one move; returns where it is."""
-    from mixjax import workdir
-
     check(entry, f"the entry of {entry.get('name')!r}")
     path = folder / "eval" / entry["name"] / f"{entry['step']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    workdir.write(path, json.dumps(entry, indent=1, allow_nan=False) + "\n")
+    atomic.write(path, json.dumps(entry, indent=1, allow_nan=False) + "\n")
     return path
 
 

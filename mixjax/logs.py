@@ -29,22 +29,33 @@ log = logging.getLogger("mixjax")
 IN_FLIGHT = 2  # steps that may run ahead of the host; more would pile up batches
 
 
-def start(workdir: Path | None = None) -> None:
-    """Sends the log to the console and, once there is one, to workdir/train.log.
+def path(workdir: Path, process: int) -> Path:
+    """The log of a process: train.log of the first, train.1.log of the next, ..."""
+    return workdir / (f"train.{process}.log" if process else "train.log")
 
-    The libraries' own chatter stays out unless it is an error.
+
+def start(workdir: Path | None = None, process: int = 0) -> None:
+    """Sends the log to the console and, once there is one, to the file in workdir.
+
+    process: of several, only the first says all on the console, the others just
+    warnings. The libraries' own chatter stays out unless it is an error.
     """
     logging.getLogger("absl").setLevel(logging.ERROR)
     log.setLevel(logging.INFO)
     log.propagate = False
     for handler in log.handlers:
         handler.close()
-    log.handlers = [logging.StreamHandler(sys.stdout)]
+    console = logging.StreamHandler(sys.stdout)
+    log.handlers = [console]
     if workdir is not None:
-        log.handlers.append(logging.FileHandler(workdir / "train.log"))
+        log.handlers.append(logging.FileHandler(path(workdir, process)))
     form = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
     for handler in log.handlers:
         handler.setFormatter(form)
+    if process:
+        console.setLevel(logging.WARNING)
+        text = f"%(asctime)s process {process}: %(message)s"
+        console.setFormatter(logging.Formatter(text, "%H:%M:%S"))
 
 
 class Writer:
@@ -112,6 +123,21 @@ class Writer:
             file.close()
 
 
+class Quiet:
+    """A Writer of nothing, for all processes but the first, which has the same."""
+
+    def length(self) -> int:
+        return 0
+
+    def metrics(self, *ignored) -> None:
+        pass
+
+    perf = image = histograms = metrics
+
+    def close(self) -> None:
+        pass
+
+
 class Plan(NamedTuple):
     """What the numbers of a run are measured by."""
 
@@ -143,7 +169,8 @@ class Recorder:
         seconds: float,
     ):
         """notes: of the checkpoint that the run starts from, at `step`."""
-        self.writer = Writer(workdir, length=notes["metrics_bytes"], step=step)
+        first, length = jax.process_index() == 0, notes["metrics_bytes"]
+        self.writer = Writer(workdir, length=length, step=step) if first else Quiet()
         self._plan = plan
         self._window = notes["window"]  # [[step, {name: value}], ...] not yet written
         self._newest = self._window[-1][1] if self._window else {}

@@ -6,14 +6,24 @@ and does nothing once the run is complete.
   --config=FILE[:ARG]    a recipe, see configs/; ARG picks a variant, as the file says
   --config.FIELD=VALUE   another value for a field, such as --config.data.source=...
   --workdir=DIR          the folder of the run; runs/<name of the recipe> unless given
+  --explain              prints what lies where on the devices and what a step sends
+                         between them, and does not train
+  --devices=N            stops unless there are N devices in all
+
+Several processes are found by themselves under Slurm, Open MPI, and on Cloud TPUs;
+otherwise each gets --coordinator=HOST:PORT (of process 0), --processes=N and
+--process=0 to N-1; --processes=1 declines. All of them must see the same workdir.
 
 Exit codes: 0 done, 1 unforeseen error, 2 bad config or path (nothing was started),
-3 the loss is not finite, 75 stopped by a signal with the state saved.
+3 the loss is not finite, 75 stopped by a signal with the state saved, 76 stuck, or
+another process is lost: the same command continues from the last checkpoint.
 """
 
 from pathlib import Path
 
 from mixjax import commands, errors
+
+FLAGS = ("workdir", "coordinator", "processes", "process", "devices")
 
 
 def run(argv: list[str]) -> int:
@@ -23,21 +33,36 @@ def run(argv: list[str]) -> int:
 
 def work(argv: list[str]) -> int:
     """As run(), but raises what a user is meant to read."""
-    from mixjax import cpu, interrupts, recipes
+    from mixjax import cpu, interrupts, processes, recipes
 
     stop = interrupts.Interrupt().install()
-    config, given = recipes.read(argv, workdir=None)
+    config, given = recipes.read(argv, explain="", **dict.fromkeys(FLAGS))
     recipe = Path(given["config"].partition(":")[0]).stem
     cpu.tune()
+    processes.join(given, config.watchdog.peer_seconds)
+    stop.join()
+    if given["explain"]:
+        from mixjax import explain
+
+        print("\n".join(explain.explain(config)))
+        return errors.DONE
+    import jax
+
     from mixjax.workdir import Workdir
 
-    with Workdir(given["workdir"] or f"runs/{recipe}", config) as workdir:
+    folder, number = given["workdir"] or f"runs/{recipe}", jax.process_index()
+    with Workdir(folder, config, number) as workdir:
         if workdir.finished:
             print(f"the run in {workdir.path} is complete; nothing to do")
             return errors.DONE
         from mixjax import train
 
-        train.train(config, workdir, stop)
+        try:
+            train.train(config, workdir, stop)
+        except jax.errors.JaxRuntimeError as error:
+            if processes.of_a_peer(error):
+                raise errors.LostPeer(str(error).splitlines()[0]) from error
+            raise
         return errors.DONE
 
 

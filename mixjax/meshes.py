@@ -6,7 +6,7 @@ outputs of a step, and the compiler fills in the rest.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -71,19 +71,40 @@ def lay_out(mesh: Mesh, shapes, rules: Sequence[tuple[str, str]]):
     return jax.tree_util.tree_map_with_path(place, shapes)
 
 
-def local_rows(batch: int) -> slice:
-    """The rows of a global batch that this process reads."""
-    share = batch // jax.process_count()
-    start = jax.process_index() * share
-    return slice(start, start + share)
+def rows_here(mesh: Mesh, batch: int) -> np.ndarray:
+    """The rows of a batch that lie on this process's devices, in order: [rows] int.
+
+    Not a range where the mesh takes the devices of several processes in turns.
+    """
+    places = batched(mesh).addressable_devices_indices_map((batch,))
+    return np.unique(np.concatenate([np.arange(batch)[i] for i in places.values()]))
 
 
-def to_devices(mesh: Mesh, rows: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """This process's rows of a batch, as one global array each, cut over devices."""
-    sharding = batched(mesh)
-    return jax.tree.map(
-        lambda a: jax.make_array_from_process_local_data(sharding, a), rows
-    )
+def to_devices(mesh: Mesh, batch: int, rows) -> dict[str, jax.Array]:
+    """A tree of this process's rows of a batch, each as one array cut over devices."""
+    here = rows_here(mesh, batch)
+
+    def place(array: np.ndarray) -> jax.Array:
+        def part(index):
+            begin, end, _ = index[0].indices(batch)
+            first = np.searchsorted(here, begin)
+            return array[first : first + end - begin]
+
+        return assembled((batch, *array.shape[1:]), batched(mesh), part)
+
+    return jax.tree.map(place, rows)
+
+
+def put(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """A host array that every process has, as one array laid out as `sharding`."""
+    return assembled(array.shape, sharding, lambda index: array[index])
+
+
+def assembled(shape: tuple, sharding: NamedSharding, part: Callable) -> jax.Array:
+    """One array of the parts on this process's devices; part: index -> host array."""
+    places = sharding.addressable_devices_indices_map(shape)
+    parts = [jax.device_put(part(index), device) for device, index in places.items()]
+    return jax.make_array_from_single_device_arrays(shape, sharding, parts)
 
 
 def check_batch(mesh: Mesh, batch: int, parts: int, field: str = "batch") -> None:

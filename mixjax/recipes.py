@@ -3,7 +3,7 @@
 import importlib.util
 import json
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -19,12 +19,13 @@ def read(argv: list[str], **others: str | None) -> tuple[ConfigDict, dict]:
     """Reads --config=FILE[:ARG], the fields set after it, and the flags in `others`.
 
     argv: without the program's name; "--name value" is "--name=value". others: names
-    and defaults of further flags. Returns the configuration, and the values of
-    `others` together with "config", the text that was given for it. UsageError says
-    in one sentence what does not fit.
+    and defaults of further flags; one whose default is "" needs no value. Returns the
+    configuration, and the values of `others` together with "config", the text that was
+    given for it. UsageError says in one sentence what does not fit.
     """
     given = {}
-    for flag, value in pairs(argv):
+    switches = [flag for flag, default in others.items() if default == ""]
+    for flag, value in pairs(argv, switches):
         if flag != "config" and flag not in others and not flag.startswith("config."):
             near = nearest(flag, ["config", *others])
             raise UsageError(f"--{flag} is no flag; {near}")
@@ -60,15 +61,20 @@ def flat(config: Mapping, prefix: str = "") -> dict:
     return found
 
 
-def pairs(argv: list[str]) -> list[tuple[str, str]]:
-    """["--a=1", "--b", "2"] -> [("a", "1"), ("b", "2")]."""
+def pairs(argv: list[str], switches: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """["--a=1", "--b", "2"] -> [("a", "1"), ("b", "2")].
+
+    switches: flags that stand alone; their value is "1" unless another is given.
+    """
     found, rest = [], list(argv)
     while rest:
         word = rest.pop(0)
         if not word.startswith("-"):
             raise UsageError(f"{word!r} is no flag; write --name=value.")
         flag, equals, value = word.lstrip("-").partition("=")
-        if not equals:
+        if not equals and flag in switches:
+            value = "1"
+        elif not equals:
             if not rest or rest[0].startswith("--"):
                 raise UsageError(f"--{flag} needs a value; write --{flag}=value.")
             value = rest.pop(0)

@@ -12,6 +12,7 @@ from mixjax.begin import begin
 from mixjax.checkpoint import Checkpoints
 from mixjax.interrupts import Interrupt
 from mixjax.steps import jit_step, make_step
+from mixjax.watchdog import watching
 from mixjax.workdir import Workdir
 
 log = logging.getLogger("mixjax")
@@ -34,31 +35,31 @@ def train(config, workdir: Workdir, stop: Interrupt) -> None:
     Raises UsageError before any long work, Diverged when a loss or gradient is not
     finite, and Preempted, with the state saved, when `stop` is set.
     """
-    logs.start(workdir.path)
-    # What there is to do, and whether it can be done.
-    mesh = meshes.make(fsdp=config.mesh.fsdp)
-    meshes.check_batch(mesh, config.batch, config.accumulate)
-    sets = data.make(config.data, batch=config.batch, seed=config.seed, mesh=mesh)
-    run = assemble(config, mesh, sets)
-    plan = make_plan(config, run)
-    workdir.record(meshes.describe(mesh), run.variables.params)
-    tools = {"sets": sets, "method": run.method, "network": run.network, "mesh": mesh}
-    tools |= {"workdir": workdir.path, "check": stop.check}
-    evaluators = evals.make(config.evals, clock=run.clock, **tools)
-    last = run.clock.total_steps
-    keep = ledger.keeper(workdir.path, config, last, meshes.hardware(mesh))
-    step_fn = make_step(
-        run.method, run.optimizer, run.schedule, sets.train.augment, config
-    )
-    step_fn = jit_step(step_fn, mesh, run.layout)
-
     with contextlib.ExitStack() as opened:
+        logs.start(workdir.path, workdir.process)
+        watch = opened.enter_context(watching(config.watchdog, workdir))
+        # What there is to do, and whether it can be done.
+        mesh = meshes.make(fsdp=config.mesh.fsdp)
+        meshes.check_batch(mesh, config.batch, config.accumulate)
+        sets = data.make(config.data, batch=config.batch, seed=config.seed, mesh=mesh)
+        run = assemble(config, mesh, sets)
+        plan, last = make_plan(config, run), run.clock.total_steps
+        workdir.record(meshes.describe(mesh), run.variables.params)
+        tools = {"sets": sets, "mesh": mesh, "workdir": workdir.path}
+        tools |= {"method": run.method, "network": run.network}
+        tools |= {"check": lambda: (watch.alive(), stop.check())}
+        evaluators = evals.make(config.evals, clock=run.clock, **tools)
+        keep = ledger.keeper(workdir.path, config, last, meshes.hardware(mesh))
+        keep = (lambda *_: None) if workdir.process else keep
+        rules = run.method, run.optimizer, run.schedule, sets.train.augment
+        step_fn = jit_step(make_step(*rules, config), mesh, run.layout)
+
         saved = open_checkpoints(config.checkpoint, run.clock, workdir.path)
         opened.callback(saved.close)
         state, notes = begin(config, saved, run.init, run.layout, sets.size)
         step, done = int(state.step), notes["evaluated"]
         record = logs.Recorder(workdir.path, plan, notes, step, **config.log)
-        record.watch(unreadable=sets.train.unreadable, last_good=saved.latest)
+        record.watch(unreadable=sets.train.unreadable, last_good=saved.newest)
         opened.callback(record.close)
         batches = sets.train.batches(step, last)
         opened.callback(batches.close)
@@ -70,11 +71,12 @@ def train(config, workdir: Workdir, stop: Interrupt) -> None:
                 saved.save(step, state, record.notes(done))
             if stop or step == last:
                 break
-            with record.waiting():
-                batch = next(batches)
-            state, metrics = step_fn(state, batch, sets.train.resident)
-            step, done = step + 1, []
-            record.step(step, metrics)
+            with watch.step(step + 1):
+                with record.waiting():
+                    batch = next(batches)
+                state, metrics = step_fn(state, batch, sets.train.resident)
+                step, done = step + 1, []
+                record.step(step, metrics)
     stop.check()
     workdir.finish(step)
     for line in logs.summary(workdir.path):

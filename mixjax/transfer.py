@@ -73,7 +73,7 @@ def score(metrics: dict, name: str, metric: str) -> float:
 
 def run_set(suite: Suite, name: str) -> dict:
     """Searches the rate on one set, trains with it, scores: the set's result."""
-    from mixjax.workdir import write
+    from mixjax.atomic import write
 
     place = suite.workdir / f"{name}.json"
     plan = suite.config(set=name).suite

@@ -2,7 +2,7 @@
 
 config.json  the resolved configuration     env.txt  versions, devices, command
 git.txt      commit and uncommitted changes parameters.txt  every tensor
-metrics.jsonl  perf.jsonl  events.out.tfevents.*  train.log
+metrics.jsonl  perf.jsonl  events.out.tfevents.*  train.log  heartbeats/
 checkpoints/<step>/  figures/  DONE
 """
 
@@ -19,24 +19,18 @@ from pathlib import Path
 
 from clu import parameter_overview
 
+from mixjax.atomic import write
 from mixjax.errors import UsageError
 from mixjax.recipes import flat
 
 # A run may continue with other values here: they change its pace or what is written,
 # never what is learned.
 HARMLESS = (
-    r"^(log|checkpoint|evals|mesh)\.",
+    r"^(log|checkpoint|evals|mesh|watchdog)\.",
     r"^data\.(threads|prefetch|eval_batch|directory)$",
     r"^model\.\w+\.(remat|scan)$",
     r"^accumulate$",
 )
-
-
-def write(path: Path, text: str) -> None:
-    """Replaces a file in one move, so that nobody ever reads half of it."""
-    new = path.with_name(path.name + ".new")
-    new.write_text(text)
-    os.replace(new, path)
 
 
 def check_config(old: Mapping, new: Mapping, workdir: Path) -> None:
@@ -71,13 +65,18 @@ def origin(path: str) -> dict:
 
 
 class Workdir:
-    """An open workdir, locked until closed; `finished` if its run is complete."""
+    """An open workdir, locked until closed; `finished` if its run is complete.
 
-    def __init__(self, path: str, config):
-        self.path = Path(path).expanduser().absolute()
+    process: which one of those that share the folder; only the first, 0, locks and
+    writes it.
+    """
+
+    def __init__(self, path: str, config, process: int = 0):
+        self.path, self.process = Path(path).expanduser().absolute(), process
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / ".lock", "a+")
+            name = ".lock" if process == 0 else f".lock.{process}"
+            self._lock = open(self.path / name, "a+")
         except OSError as error:
             raise UsageError(f"--workdir={path} cannot be written: {error}.") from error
         self._settings = as_json(config)
@@ -114,6 +113,8 @@ class Workdir:
 
     def finish(self, step: int) -> None:
         """Marks the run as complete: the same command then does nothing."""
+        if self.process:
+            return
         write(self.path / "DONE", f"{step}\n")
 
     def record(self, devices: str, params) -> None:
@@ -121,6 +122,8 @@ class Workdir:
 
         From here on the folder belongs to this config. params: arrays or shapes.
         """
+        if self.process:
+            return
         settings = json.dumps(self._settings, indent=2)
         write(self.path / "config.json", settings + "\n")
         table = parameter_overview.get_parameter_overview(params, include_stats=False)

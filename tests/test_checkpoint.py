@@ -91,7 +91,7 @@ def folders(workdir):
 
 
 def test_a_fresh_workdir_has_none(opened, tmp_path):
-    assert opened(tmp_path).latest() is None
+    assert opened(tmp_path).newest() is None
 
 
 def test_due(opened, tmp_path):
@@ -101,7 +101,7 @@ def test_due(opened, tmp_path):
 
 def test_what_is_restored_is_what_was_saved(opened, workdir):
     saved = opened(workdir)
-    assert saved.latest() == 4
+    assert saved.newest() == 4
     for step, seed in ((2, 0), (4, 1)):
         state, layout = laid(make_state(seed), 1)
         found, notes = saved.restore(step, layout)
@@ -137,7 +137,7 @@ def test_restore_lays_out_anew(opened, workdir, tmp_path):
     assert {p.data.shape for p in kernel.addressable_shards} == {(8, 3)}
     again = opened(tmp_path)
     again.save(2, cut, NOTES)
-    back, _ = again.restore(again.latest(), replicated)
+    back, _ = again.restore(again.newest(), replicated)
     check_same(back, whole)
     for leaf in jax.tree.leaves(back):
         assert leaf.is_fully_replicated and len(leaf.addressable_shards) == 8
@@ -148,7 +148,7 @@ def test_a_state_may_be_overwritten_once_save_returns(opened, tmp_path):
     saved = opened(tmp_path)
     saved.save(2, state, NOTES)
     jax.tree.map(lambda x: x.delete(), state)
-    check_same(saved.restore(saved.latest(), layout)[0], make_state(0))
+    check_same(saved.restore(saved.newest(), layout)[0], make_state(0))
 
 
 def test_only_the_newest_are_kept_and_the_multiples(opened, tmp_path):
@@ -182,7 +182,7 @@ def test_close_waits_for_the_last_save(opened, tmp_path):
     saved.close()
     assert folders(tmp_path) == ["2"]
     again = opened(tmp_path)
-    check_same(again.restore(again.latest(), layout)[0], state)
+    check_same(again.restore(again.newest(), layout)[0], state)
 
 
 def copy_of(workdir, tmp_path):
@@ -190,37 +190,40 @@ def copy_of(workdir, tmp_path):
     return tmp_path / FOLDER
 
 
-def test_latest_waits_for_the_save_under_way(opened, tmp_path):
+def test_newest_waits_for_the_save_under_way(opened, tmp_path):
     saved = opened(tmp_path)
     saved.save(2, laid({"kernel": jnp.arange(2.0**21)}, 1)[0], NOTES)
-    assert saved.latest() == 2
+    assert saved.newest() == 2
 
 
 def test_what_an_interrupted_save_left_is_ignored(opened, workdir, tmp_path):
     folder = copy_of(workdir, tmp_path)
     shutil.copytree(folder / "4", folder / "6.orbax-checkpoint-tmp-0")
     saved = opened(tmp_path)
-    assert saved.latest() == 4
+    assert saved.newest() == 4
     state, layout = laid(make_state(1), 1)
     check_same(saved.restore(4, layout)[0], state)
     saved.save(6, state, NOTES)
     saved.close()
     assert folders(tmp_path) == ["2", "4", "6"]
-    assert opened(tmp_path).latest() == 6
+    assert opened(tmp_path).newest() == 6
 
 
 def test_a_folder_without_its_commit_mark_is_ignored(opened, workdir, tmp_path):
     folder = copy_of(workdir, tmp_path)
     (folder / "4" / "commit_success.txt").unlink()
-    assert opened(tmp_path).latest() == 2
+    assert opened(tmp_path).newest() == 2
 
 
 def test_an_incomplete_step_is_written_again(opened, workdir, tmp_path):
     folder = copy_of(workdir, tmp_path)
     (folder / "4" / "commit_success.txt").unlink()
     saved = opened(tmp_path)
-    saved.save(4, make_state(4), {"window": []})
-    assert saved.latest() == 4
+    state, layout = laid(make_state(0), 1)
+    found, _ = saved.resume(layout)
+    check_same(found, state)
+    saved.save(4, state, {"window": []})
+    assert saved.newest() == 4
 
 
 def test_a_type_that_changed_is_refused(opened, workdir):

@@ -9,9 +9,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mixjax"
 
 FLOORS = {
-    0: "errors commands registry state meshes groups branches interrupts cpu recipes",
+    0: "errors commands registry state meshes groups branches interrupts cpu recipes "
+    "processes guard atomic",
     1: "models mixtures objectives data optim schedules checkpoint logs workdir flops",
-    2: "methods ledger",
+    2: "methods ledger watchdog",
     3: "evals export targets page",
     4: "begin steps",
     5: "assembly runs",

@@ -5,7 +5,7 @@ import json
 import jax.numpy as jnp
 import pytest
 
-from mixjax import workdir
+from mixjax import atomic, workdir
 from mixjax.errors import UsageError
 from mixjax.workdir import Workdir
 from tests import tiny
@@ -61,8 +61,8 @@ def test_what_is_harmless(field, harmless):
 
 def test_files_are_replaced_in_one_move(tmp_path):
     file = tmp_path / "a.json"
-    workdir.write(file, "old")
-    workdir.write(file, "new")
+    atomic.write(file, "old")
+    atomic.write(file, "new")
     assert file.read_text() == "new"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 

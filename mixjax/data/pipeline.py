@@ -70,7 +70,7 @@ def settle(source: Source, view: View, mesh, threads: int) -> Source:
             )
         images = np.stack([e["images"][0] for e in examples])
         labels = np.stack([e["label"] for e in examples]) if source.classes else None
-    images = jax.device_put(images, meshes.replicated(mesh))
+    images = meshes.put(images, meshes.replicated(mesh))
     resident = from_arrays(source.name, images, labels)
     return resident._replace(classes=source.classes, names=source.names)
 
@@ -89,7 +89,7 @@ def make(
 
     prefetch: batches that wait on the devices, read ahead of their use.
     """
-    rows = meshes.local_rows(batch)
+    rows = meshes.rows_here(mesh, batch)
     per_epoch = source.size // batch
     reader = Reader(source, views, seed)
     on_device = isinstance(source.images, jax.Array)
@@ -105,10 +105,10 @@ def make(
     if on_device or (source.images is not None and all(v.host is None for v in views)):
         feed = feed_arrays(source, len(views), on_device, prefetch)
     else:
-        feed = feed_files(reader, rows.stop - rows.start, threads)
+        feed = feed_files(reader, len(rows), threads)
 
     def ahead(dataset: grain.IterDataset) -> Iterator[dict]:
-        dataset = dataset.map(functools.partial(meshes.to_devices, mesh))
+        dataset = dataset.map(functools.partial(meshes.to_devices, mesh, batch))
         return iter(
             grain.experimental.ThreadPrefetchIterDataset(
                 dataset, prefetch_buffer_size=prefetch

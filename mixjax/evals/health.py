@@ -47,7 +47,7 @@ def signs(features: np.ndarray, mesh) -> dict[str, float]:
     unit = features / np.maximum(length, 1e-12)
     everywhere = meshes.replicated(mesh)
     measure = jax.jit(health, out_shardings=everywhere)
-    found = jax.device_get(measure(jax.device_put(unit, everywhere)))
+    found = jax.device_get(measure(meshes.put(unit, everywhere)))
     found = {name: float(value) for name, value in found.items()}
     return found | {"effective_rank": effective_rank(unit)}
 

@@ -109,9 +109,7 @@ def classify(
 
     def cut(x):
         x = np.concatenate([x, np.zeros((pad, *x.shape[1:]), x.dtype)])
-        return jax.device_put(
-            x.reshape(parts, each, *x.shape[1:]), meshes.batched(mesh)
-        )
+        return meshes.put(x.reshape(parts, each, *x.shape[1:]), meshes.batched(mesh))
 
     bank, labels = cut(bank.astype(np.float32)), cut(labels.astype(np.int32))
     valid = cut(np.ones(n, bool))
@@ -125,7 +123,7 @@ def classify(
         part = np.zeros((chunk, d), np.float32)
         rows = queries[start : start + chunk]
         part[: len(rows)] = rows
-        part = jax.device_put(part, meshes.replicated(mesh))
+        part = meshes.put(part, meshes.replicated(mesh))
         result = jax.device_get(scores(part, bank, labels, valid))
         predicted.append(result.argmax(axis=1)[: len(rows)])
     return np.concatenate(predicted)

@@ -88,7 +88,12 @@ def save(page: Image.Image, path: Path) -> bytes:
 
 
 def publish(page: Image.Image, workdir: Path, name: str, step: int, writer) -> None:
-    """Writes figures/<name>_<step>.png, and the same to TensorBoard."""
+    """Writes figures/<name>_<step>.png, and the same to TensorBoard.
+
+    Of several processes, which all have the page, the first does it.
+    """
+    if jax.process_index():
+        return
     png = save(page, workdir / "figures" / f"{name}_{step:07d}.png")
     writer.image(step, name, png, page.size[::-1])
 

@@ -117,7 +117,7 @@ def make(
         features, labels = extract(embed, data, state, check)
         known = labels >= 0
         found = (features[known].astype(np.float32), labels[known])
-        params = jax.device_get(train(*jax.device_put(found, everywhere)))
+        params = jax.device_get(train(*(meshes.put(x, everywhere) for x in found)))
         check()
         features, truth = extract(embed, held_out, state, check)
         logits = features @ params["kernel"] + params["bias"]
