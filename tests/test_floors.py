@@ -11,7 +11,8 @@ PACKAGE = ROOT / "mixjax"
 FLOORS = {
     0: "errors commands registry state meshes groups branches interrupts cpu recipes "
     "processes guard atomic",
-    1: "models mixtures objectives data optim schedules checkpoint logs workdir flops",
+    1: "models mixtures objectives data optim schedules checkpoint logs workdir flops "
+    "memory collectives",
     2: "methods ledger watchdog",
     3: "evals export targets page",
     4: "begin steps",

@@ -1,7 +1,6 @@
 """What lies where, and what a training step sends between eight devices."""
 
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,16 @@ import numpy as np
 import pytest
 
 from configs import quickstart
-from mixjax import begin, meshes, methods, models, optim, schedules, steps
+from mixjax import (
+    begin,
+    collectives,
+    meshes,
+    methods,
+    models,
+    optim,
+    schedules,
+    steps,
+)
 from mixjax.data import pipeline
 from mixjax.data.views import parse
 from mixjax.errors import UsageError
@@ -165,31 +173,24 @@ def compiled(fsdp, config):
     return lowered.compile(compiler_options=quick).as_text(), layout
 
 
-COLLECTIVE = re.compile(
-    r" = (?P<shape>.*?) (?P<name>all-gather|all-reduce|collective-permute|"
-    r"all-to-all|reduce-scatter|collective-broadcast|ragged-all-to-all)(-start)?\("
-)
-
-
-def collectives(text):
-    """[(name, [shapes of its results])] of compiled code."""
-    found = []
-    for match in COLLECTIVE.finditer(text):
-        shapes = re.findall(r"\w+\[([\d,]*)\]", match["shape"])
-        found.append((match["name"], [unordered(s.split(",")) for s in shapes]))
-    return found
+def sent(text):
+    """[(kind, [shapes of its results])] of what compiled code sends."""
+    return [
+        (one.kind, [unordered(shape) for _, shape in one.results])
+        for one in collectives.parse(text)
+    ]
 
 
 def unordered(shape):
     """Sizes of the axes, sorted, without those of 1: the compiler moves axes about."""
-    return tuple(sorted(int(n) for n in shape if n and int(n) > 1))
+    return tuple(sorted(n for n in shape if n > 1))
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_replicated_step_only_sums(accumulate):
     """Gradients, and metrics; no image, token or mask leaves its device."""
     text, layout = compiled(1, tiny_mae(accumulate))
-    found = collectives(text)
+    found = sent(text)
     assert {name for name, _ in found} == {"all-reduce"}
     assert len(found) <= 4, "one sum of everything, and a few for the metrics"
     summed = [shape for _, shapes in found for shape in shapes]
@@ -208,7 +209,7 @@ def test_masked_methods_send_no_tokens(name):
     # Latents, flat or by image, and their norms and sums of exponentials.
     each = [(rows * views,), (rows, views)]
     latents = {tuple(sorted(shape)) for a in each for shape in (a, (*a, 32))}
-    for kind, shapes in collectives(text):
+    for kind, shapes in sent(text):
         assert kind in ("all-reduce", "all-gather"), kind
         assert kind == "all-reduce" or views, "only latents are gathered"
         for shape in shapes:
@@ -218,7 +219,7 @@ def test_masked_methods_send_no_tokens(name):
 
 def test_shared_copies_gather_parameters_alone():
     text, layout = compiled(4, tiny_mae(1))
-    found = collectives(text)
+    found = sent(text)
     assert {name for name, _ in found} == {"all-gather", "all-reduce"}
     cut = [
         unordered(leaf.shape)

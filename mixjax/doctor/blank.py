@@ -1,0 +1,52 @@
+"""A stand-in for pictures that are not here: all blank, of the size that is wanted."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from mixjax.data.source import Source
+from mixjax.state import Geometry
+
+SIZE = 10**7  # more than any batch
+
+
+def source(config, geometry: Geometry) -> Source:
+    """SIZE blank pictures, with the labels that the network expects.
+
+    Files where config.data.source would have files, else arrays.
+    """
+    pixels = np.zeros((*geometry.image_size, geometry.channels), np.uint8)
+    filed = config.data.source.partition(":")[0] in ("tfds", "folder")
+    picture = as_file(pixels) if filed else pixels
+    classes, several = labels(config)
+    label = np.zeros(classes, np.int8) if several else 0 if classes else -1
+    every = lambda x: np.broadcast_to(x, (SIZE, *np.shape(x)))  # takes no memory
+    return Source(
+        name="a blank stand-in",
+        size=SIZE,
+        classes=classes,
+        several=several,
+        names=(),
+        read=lambda i: (picture, label),
+        title=lambda i: f"blank picture {i}",
+        file=None,
+        images=None if filed else every(pixels),
+        labels=None if filed else every(label),
+    )
+
+
+def labels(config) -> tuple[int, bool]:
+    """(the classes that the network expects, 0 for none; whether several at once)."""
+    model, method = config.model, config.method
+    classes = model.classifier.classes if "classifier" in model else 0
+    return classes, bool(classes) and method.get("loss") == "sigmoid"
+
+
+def as_file(pixels: np.ndarray) -> bytes:
+    """A JPEG of pixels [H, W, C], in colour unless C is 1."""
+    grey = pixels.shape[2] == 1
+    shown = pixels[:, :, 0] if grey else np.zeros((*pixels.shape[:2], 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(shown).save(file, "jpeg")
+    return file.getvalue()

@@ -1,0 +1,90 @@
+"""Room: on the devices for a run's state, on the disk for its checkpoints."""
+
+import contextlib
+import shutil
+from pathlib import Path
+
+import jax
+
+from mixjax import memory
+from mixjax.checkpoint import FOLDER, damage
+from mixjax.doctor.findings import Findings
+from mixjax.workdir import Workdir
+
+
+def on_devices(found: Findings, config, run, pictures: int) -> None:
+    """Bytes on each device. pictures: of data that is kept there."""
+    layout = run.layout
+    others = layout.stats, layout.teacher, layout.memory
+    parts = {
+        "parameters": memory.on_one_device(layout.params),
+        "optimizer": memory.on_one_device(layout.opt_state),
+        "teacher, statistics, memory": memory.on_one_device(others),
+        "pictures": pictures,
+    }
+    batch = config.batch // config.accumulate
+    batch = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype), run.example
+    )
+    kept = found.attempt(memory.kept, run.method.loss, layout, batch)
+    if kept is not None:
+        parts["activations"] = kept.examples / run.mesh.size + kept.copies
+    said = [f"{name} {memory.text(n)}" for name, n in parts.items() if n]
+    found.fact("device", f"{', '.join(said)}: {memory.text(sum(parts.values()))}")
+    if kept is not None:
+        found.fact(
+            "device",
+            "(activations are what the backward pass keeps, estimated before the "
+            "compiler fuses)",
+        )
+
+
+def workdir(found: Findings, config, path: str) -> None:
+    """Whether the run may have its folder; leaves it as it was."""
+    place = Path(path).expanduser().absolute()
+    missing = [p for p in (place, *place.parents) if not p.exists()]
+    opened = found.attempt(Workdir, path, config)
+    if opened is not None:
+        with opened:
+            if opened.finished:
+                found.problem(
+                    f"--workdir={path} holds a complete run, to which the same command "
+                    f"adds nothing; take another."
+                )
+        steps = whole_steps(place)
+        at = f"continues at step {max(steps)}" if steps else "begins afresh"
+        found.fact("workdir", f"{path}, {at}")
+    with contextlib.suppress(OSError):  # such as a run that has begun meanwhile
+        for folder in missing:
+            (folder / ".lock").unlink(missing_ok=True)
+            folder.rmdir()
+
+
+def whole_steps(place: Path) -> list[int]:
+    """The steps of the checkpoints in a workdir."""
+    folder = place / FOLDER
+    names = [p.name for p in folder.glob("*")] if folder.is_dir() else []
+    return [int(n) for n in names if n.isdigit() and not damage(folder / n)]
+
+
+def on_disk(found: Findings, config, run, path: str) -> None:
+    """Checkpoints against the free space of the workdir's disk."""
+    fields, clock = config.checkpoint, run.clock
+    often = clock.steps(fields.keep_every_epochs)
+    for_good = clock.total_steps // often if often else 0
+    most = fields.keep + 1 + for_good  # one more while it is being written
+    size = memory.total(run.layout)
+    place = Path(path).expanduser().absolute()
+    there = len(whole_steps(place))
+    disk = next(p for p in (place, *place.parents) if p.exists())
+    free = shutil.disk_usage(disk).free
+    need = max(most - there, 1) * size
+    each, room = memory.text(size), memory.text(free)
+    found.fact("checkpoint", f"{each} each, at most {most} at a time; {room} are free")
+    if need > free:
+        fits = free // size + there - 1 - for_good
+        less = f", or checkpoint.keep={fits}" if fits >= 1 else ""
+        found.problem(
+            f"--workdir={path}: {most} checkpoints of {each} need {memory.text(need)} "
+            f"more, but {room} are free on the disk of {disk}; take another{less}."
+        )

@@ -1,0 +1,83 @@
+"""Bytes of a training state on each device, and of what its backward pass keeps.
+
+Everything is counted on shapes; nothing is compiled and no array is made.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+from jax.extend.core import Literal
+
+from mixjax.state import TrainState
+
+# What the compiler makes where it is read, and never writes to memory.
+VIEWS = {"broadcast_in_dim", "reshape", "squeeze", "expand_dims"}
+
+
+class Kept(NamedTuple):
+    """Bytes between forward and backward pass, as traced: before the compiler fuses."""
+
+    examples: int  # what depends on the examples, of all of them together
+    copies: int  # what does not: parameters in another type
+
+
+def total(tree) -> int:
+    """Bytes of all shapes of a tree."""
+    return sum(_bytes(x) for x in jax.tree.leaves(tree))
+
+
+def on_one_device(layout) -> int:
+    """Bytes that one device has of a tree of shapes with shardings."""
+    parts = (
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+        for x in jax.tree.leaves(layout)
+    )
+    return sum(parts)
+
+
+def kept(loss: Callable, state: TrainState, batch: dict) -> Kept:
+    """What the gradient of `loss` needs from the forward pass.
+
+    loss: as Method has it. state, batch: shapes. The state itself does not count, and
+    what remat recomputes is not there.
+    """
+
+    def backward(state, batch):
+        function = lambda params: loss(params, state, batch, jax.random.key(0))
+        return jax.vjp(function, state.params, has_aux=True)[1]
+
+    jaxpr = jax.make_jaxpr(backward)(state, batch).jaxpr
+    given = len(jax.tree.leaves(state))
+    varies, made_from = set(jaxpr.invars[given:]), {}
+    for equation in jaxpr.eqns:
+        inputs = [x for x in equation.invars if not isinstance(x, Literal)]
+        if not varies.isdisjoint(inputs):
+            varies.update(equation.outvars)
+        if equation.primitive.name in VIEWS:
+            made_from[equation.outvars[0]] = inputs[0] if inputs else None
+
+    def origin(variable):
+        while variable in made_from:
+            variable = made_from[variable]
+        return variable
+
+    found = {origin(x) for x in jaxpr.outvars if not isinstance(x, Literal)}
+    found -= {None, *jaxpr.invars[:given]}  # a broadcast number; the state
+    return Kept(
+        examples=sum(_bytes(x.aval) for x in found & varies),
+        copies=sum(_bytes(x.aval) for x in found - varies),
+    )
+
+
+def text(size: float) -> str:
+    """A number of bytes in words, such as "1.23 GiB"."""
+    units = ["bytes", "KiB", "MiB", "GiB", "TiB"]
+    while size >= 1024 and len(units) > 1:
+        size, units = size / 1024, units[1:]
+    return f"{size:.0f} bytes" if units[0] == "bytes" else f"{size:.2f} {units[0]}"
+
+
+def _bytes(shape) -> int:
+    return math.prod(shape.shape) * shape.dtype.itemsize
