@@ -99,10 +99,10 @@ round() {  # starts all, waits for all; sets code to the worst of their exit cod
     done
     if [ "$code" -ne 0 ] && [ -z "$asked" ]; then
       asked=yes
-      tell TERM
+      if [ "$signals" -eq 0 ]; then tell TERM; fi  # once is enough
       # After 75 the others are saving the same step; after an error they cannot.
-      if [ "$code" -eq 75 ]; then deadline=$((SECONDS + 10 * grace))
-      else deadline=$((SECONDS + grace)); fi
+      if [ "$code" -eq 75 ]; then deadline=$((SECONDS + 10 * grace + 1))
+      else deadline=$((SECONDS + grace + 1)); fi
     fi
     if [ -n "$deadline" ] && [ "$SECONDS" -ge "$deadline" ]; then tell KILL; fi
     sleep 0.1 || true  # Ctrl-C ends the sleep as well
