@@ -170,6 +170,16 @@ def line_to_use(asked: int, how: str, platform: str) -> str:
     )
 
 
+def anywhere(flag: bool) -> bool:
+    """Whether `flag` holds in any process; all have to ask, and wait for each other."""
+    if not _joined:
+        return flag
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
 def together() -> bool:
     """Whether this process has joined others, be it alone among them."""
     return _joined
