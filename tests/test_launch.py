@@ -735,8 +735,12 @@ def test_a_worker_knows_when_its_run_was_killed(fake, worker, workdir):
     os.kill(process["pid"], signal.SIGKILL)
     wait_for(lambda: "state=gone" in worker("status").stdout)
     # A number that has come to mean another process is not ours.
-    (worker.folder / "run.pid").write_text(str(os.getpid()))
-    assert "state=gone" in worker("status").stdout
+    with subprocess.Popen(["sleep", "60"]) as other:
+        (worker.folder / "run.pid").write_text(str(other.pid))
+        assert "state=gone" in worker("status").stdout
+        worker("stop")
+        assert other.poll() is None
+        other.kill()
 
 
 @pytest.mark.parametrize("share", ["gs://bucket", "10.0.0.2:/share", None])
