@@ -29,6 +29,11 @@ log = logging.getLogger("mixjax")
 IN_FLIGHT = 2  # steps that may run ahead of the host; more would pile up batches
 
 
+def not_of_orbax(record: logging.LogRecord) -> bool:
+    """A filter for absl's logger; adding it twice is adding it once."""
+    return "/orbax/" not in record.pathname
+
+
 def path(workdir: Path, process: int) -> Path:
     """The log of a process: train.log of the first, train.1.log of the next, ..."""
     return workdir / (f"train.{process}.log" if process else "train.log")
@@ -38,9 +43,12 @@ def start(workdir: Path | None = None, process: int = 0) -> None:
     """Sends the log to the console and, once there is one, to the file in workdir.
 
     process: of several, only the first says all on the console, the others just
-    warnings. The libraries' own chatter stays out unless it is an error.
+    warnings. The libraries' own chatter stays out unless it is an error, and orbax'
+    too when it is: it raises what it prints.
     """
     logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("absl").addFilter(not_of_orbax)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # orbax' tasks
     log.setLevel(logging.INFO)
     log.propagate = False
     for handler in log.handlers:

@@ -1,5 +1,6 @@
 """Checkpoints: bit-equal, laid out anew, complete or not there at all."""
 
+import random
 import shutil
 
 import jax
@@ -224,6 +225,72 @@ def test_an_incomplete_step_is_written_again(opened, workdir, tmp_path):
     check_same(found, state)
     saved.save(4, state, {"window": []})
     assert saved.newest() == 4
+
+
+def cut(file, chance) -> None:
+    """Leaves some of a file's bytes, not all."""
+    data = file.read_bytes()
+    file.write_bytes(data[: chance.randrange(len(data))])
+
+
+def names_of(step) -> list:
+    """The files of a checkpoint."""
+    return [p.relative_to(step) for p in sorted(step.rglob("*")) if p.is_file()]
+
+
+def check_falls_back(opened, place, said) -> None:
+    """Checkpoint 4 is set aside with one warning, 2 is taken, 4 can be saved again."""
+    state, before, saved = make_state(0), len(said), opened(place)
+    found, notes = saved.resume(laid(state, 1)[1])
+    check_same(found, state)
+    assert notes == NOTES
+    warned, went_on = said[before:]
+    assert "cannot be read, moved to" in warned and "checkpoints 4 (" in warned
+    assert went_on == "continuing from the checkpoint of step 2"
+    assert (place / "checkpoints.damaged" / "4").is_dir()
+    saved.save(4, make_state(1), NOTES)
+    assert saved.newest() == 4
+    saved.close()
+
+
+def test_a_cut_checkpoint_costs_one_interval(opened, workdir, tmp_path, said):
+    """Whichever file is cut, and wherever."""
+    chance, names = random.Random(0), names_of(workdir / FOLDER / "4")
+    assert len(names) > 10
+    for number, name in enumerate(names):
+        shutil.copytree(workdir / FOLDER, tmp_path / str(number) / FOLDER)
+        cut(tmp_path / str(number) / FOLDER / "4" / name, chance)
+        check_falls_back(opened, tmp_path / str(number), said)
+
+
+# Orbax leaves its event loop behind when it cannot read.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("name", ["state/d/*", "notes/metadata", "state/_METADATA"])
+def test_a_cut_checkpoint_without_sizes(opened, workdir, tmp_path, said, name):
+    """Killed before they were written: what cannot be read is found by reading."""
+    folder = copy_of(workdir, tmp_path) / "4"
+    (folder / "sizes.json").unlink()
+    (file,) = folder.glob(name)
+    cut(file, random.Random(0))
+    check_falls_back(opened, tmp_path, said)
+
+
+def test_without_any_that_can_be_read_nothing_is_touched(opened, workdir, tmp_path):
+    folder, chance = copy_of(workdir, tmp_path), random.Random(1)
+    for step in ("2", "4"):
+        cut(folder / step / "state" / "_METADATA", chance)
+    names = folders(tmp_path)
+    with pytest.raises(UsageError, match=r"none of the checkpoints in .* such as 4 \("):
+        opened(tmp_path).resume(laid(make_state(0), 1)[1])
+    assert folders(tmp_path) == names
+
+
+def test_what_does_not_fit_is_no_damage(opened, workdir, tmp_path):
+    copy_of(workdir, tmp_path)
+    other = make_state(0).replace(memory={"queue": jnp.zeros(3)})
+    with pytest.raises(UsageError, match="checkpoint 4: .* tensors do not fit"):
+        opened(tmp_path).resume(laid(other, 1)[1])
+    assert folders(tmp_path) == ["2", "4"]
 
 
 def test_a_type_that_changed_is_refused(opened, workdir):
