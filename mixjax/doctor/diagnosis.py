@@ -20,7 +20,7 @@ def diagnose(found: Findings, config, workdir: str, most: int | None) -> None:
     network = found.attempt(models.make, config.model)
     if network is None:
         pictures.check_texts(found, config.data)
-        parts.with_batch_that_fits(found, config, mesh, None)
+        parts.with_batches_that_fit(found, config, mesh, None)
     else:
         check_run(found, config, workdir, mesh, opened, network)
     room.workdir(found, config, workdir)
@@ -31,19 +31,20 @@ def check_run(found: Findings, config, workdir: str, mesh, opened, network) -> N
     parts.describe(found, config, network)
     how = config.method, network
     method = found.attempt(methods.make, *how, clock=parts.ANY)
-    safe = parts.with_batch_that_fits(found, config, mesh, method)
-    source = opened.train or blank.source(config, network.geometry)
-    fields = pictures.fit(found, config, source, network.geometry, mesh)
+    safe = parts.with_batches_that_fit(found, config, mesh, method)
+    made = blank.source(config, network.geometry)
+    source = opened.train or made
+    fits = pictures.fit(found, config, source, network.geometry, mesh)
     found.attempt(assembly.check_classes, config.model, source)
     known = opened.train is not None and source.size >= config.batch
 
     # From here on whatever has been refused is replaced by what fits.
-    classes, several = blank.labels(config)
-    source = source._replace(
-        size=max(source.size, safe.batch),
-        classes=classes or source.classes,
-        several=several if classes else source.several,
-    )
+    size, fields = max(source.size, safe.batch), dict(config.data)
+    if not fits:
+        source, fields = made, pictures.fitting(config.data, network.geometry, source)
+    if made.classes:
+        source = source._replace(classes=made.classes, several=made.several)
+    source, fields["eval_batch"] = source._replace(size=size), safe.data.eval_batch
     held = dict(batch=safe.batch, seed=config.seed, mesh=mesh)
     held["opened"] = source, opened.test if opened.train else source
     run = parts.assemble(found, safe, mesh, data.make(fields, **held), network, method)

@@ -29,8 +29,8 @@ def describe(found: Findings, config, network: Network) -> None:
     )
 
 
-def with_batch_that_fits(found: Findings, config, mesh, method: Method | None):
-    """A copy of `config` whose batch goes through, its own if it does."""
+def with_batches_that_fit(found: Findings, config, mesh, method: Method | None):
+    """A copy of `config` whose batches go through, its own if they do."""
     own, parts = config.batch, max(config.accumulate, 1)
     together = method.together if method else 1
     divides = found.holds(meshes.check_batch, mesh, own, config.accumulate)
@@ -42,6 +42,9 @@ def with_batch_that_fits(found: Findings, config, mesh, method: Method | None):
         safe.accumulate = 1 if together == ALL else parts
         unit = max(together, 1) * mesh.size * safe.accumulate
         safe.batch = max(own // unit, 1) * unit
+    at_once = config.data.eval_batch
+    if not found.holds(meshes.check_batch, mesh, at_once, 1, "data.eval_batch"):
+        safe.data.eval_batch = max(at_once // mesh.size, 1) * mesh.size
     return safe
 
 

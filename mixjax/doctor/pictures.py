@@ -111,39 +111,35 @@ def look(
     return [text for text in told if text], len(told)
 
 
-def fitting(geometry: Geometry, source: Source) -> str:
-    """A view that makes what the network expects of any picture of `source`."""
+def fitting(fields, geometry: Geometry, source: Source) -> dict:
+    """config.data with views that make of any picture what the network expects."""
     height, width = geometry.image_size
+    view = f"resize(({height}, {width}))"
     if source.images is None or geometry.channels in (1, 3):
         channels = 1 if geometry.channels == 1 else 3
         side = max(height, width)
-        return f"decode_center(({height}, {width}), {side}, channels={channels})"
-    return f"resize(({height}, {width}))"
+        view = f"decode_center(({height}, {width}), {side}, channels={channels})"
+    views = dict(views=(view,) * len(fields.views), eval_view=view)
+    return dict(fields) | views | dict(eval_split="test", on_device=False)
 
 
-def fit(found: Findings, config, source: Source, geometry: Geometry, mesh):
-    """Fields of config.data whose views fit: its own if all do.
+def fit(found: Findings, config, source: Source, geometry: Geometry, mesh) -> bool:
+    """Whether the fields of config.data and its views fit `source` and the network.
 
     Each view is tried among others that fit, so that all that do not are found.
     """
-    fields, fill = config.data, fitting(geometry, source)
+    fields, safe = config.data, fitting(config.data, geometry, source)
     how = dict(seed=config.seed, mesh=mesh, opened=(source, None))
-    whole = found.attempt(data.make, fields, batch=config.batch, **how)
-    count = len(fields.views)
-    safe = dict(fields) | dict(views=(fill,) * count, eval_view=fill, on_device=False)
-    tries = [
-        safe | {"views": (fill,) * i + (view,) + (fill,) * (count - i - 1)}
-        for i, view in enumerate(fields.views)
-    ]
-    tries += [safe | {"eval_view": fields.eval_view}]
-
-    def example(one):
-        return data.make(one, batch=1, **how).example(geometry)
-
-    seen = [found.attempt(example, one) for one in tries]
-    if whole is not None and None not in seen:
-        return dict(fields)
-    return safe
+    at_once = dict(batch=config.batch, **how)
+    fits = [found.holds(data.make, one, **at_once) for one in (fields, safe)]
+    tries = [safe | {"eval_view": fields.eval_view}]
+    for i, view in enumerate(fields.views):
+        others = safe["views"]
+        tries.insert(i, safe | {"views": (*others[:i], view, *others[i + 1 :])})
+    for one in tries:
+        example = lambda one=one: data.make(one, batch=1, **how).example(geometry)
+        fits.append(found.holds(example))
+    return all(fits)
 
 
 def check_texts(found: Findings, fields) -> None:
