@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 from tests import tiny
+from tests.conftest import QUICK
 
 
 def free_port() -> int:
@@ -20,7 +21,7 @@ def start(workdir, flags: list[str], count: int, devices: int = 1) -> list:
 
     Their output goes to workdir.parent/<workdir's name>.<number>.txt.
     """
-    simulated = f"--xla_force_host_platform_device_count={devices}"
+    simulated = f"--xla_force_host_platform_device_count={devices} {QUICK}"
     environment = {**os.environ, "XLA_FLAGS": simulated, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "mixjax.main", *flags, f"--workdir={workdir}"]
     if count > 1:

@@ -8,6 +8,7 @@ import pytest
 
 from mixjax import errors
 from tests import tiny
+from tests.conftest import QUICK
 
 FLAGS = tiny.flags(
     steps=60,
@@ -31,13 +32,13 @@ def small_disk(tmp_path):
 
 def run(workdir):
     command = [sys.executable, "-m", "mixjax.main", *FLAGS, f"--workdir={workdir}"]
-    one_device = {**os.environ, "XLA_FLAGS": ""}
+    one_device = {**os.environ, "XLA_FLAGS": QUICK}
     return subprocess.run(
         command, cwd=tiny.ROOT, env=one_device, capture_output=True, text=True
     )
 
 
-@pytest.mark.parametrize("left", [700_000, 1_200_000])
+@pytest.mark.parametrize("left", [900_000, 1_400_000])
 def test_a_full_disk_costs_one_interval(small_disk, left):
     """Full at the second checkpoint, or at the third."""
     filler, workdir = small_disk / "filler", small_disk / "run"

@@ -14,6 +14,7 @@ import pytest
 
 from mixjax import errors
 from tests import tiny
+from tests.conftest import QUICK
 
 KILLS = int(os.environ.get("MIXJAX_KILLS", "3"))
 STEPS = 60
@@ -28,7 +29,7 @@ FLAGS = tiny.flags(
 
 def start(workdir):
     """Begins a run, or continues it, on one device."""
-    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "XLA_FLAGS": QUICK, "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "mixjax.main", *FLAGS, f"--workdir={workdir}"],
         cwd=tiny.ROOT,
