@@ -137,8 +137,15 @@ class Workdir:
         lines += [f"{n}={os.environ[n]}" for n in names if n in os.environ]
         write(self.path / "env.txt", "\n".join(lines) + "\n")
         here = Path(__file__).parent
-        commit = _git(here, "rev-parse", "HEAD") or "not a git checkout\n"
-        write(self.path / "git.txt", commit + _git(here, "diff", "HEAD"))
+        write(self.path / "git.txt", commit(here) + _git(here, "diff", "HEAD"))
+
+
+def commit(package: Path) -> str:
+    """The commit of a checkout, or of what `git archive` made of one, as a line."""
+    archived = (package / "COMMIT").read_text()  # git puts the commit there
+    if not archived.startswith("$"):
+        return archived
+    return _git(package, "rev-parse", "HEAD") or "not a git checkout\n"
 
 
 def _version(name: str) -> str:

@@ -1,6 +1,9 @@
 """The folder of a run: its own, of one config, and saying what made it."""
 
 import json
+import subprocess
+import tarfile
+from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
@@ -65,6 +68,20 @@ def test_files_are_replaced_in_one_move(tmp_path):
     atomic.write(file, "new")
     assert file.read_text() == "new"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_an_archive_knows_its_commit(tmp_path):
+    root = Path(workdir.__file__).parents[1]
+    if not (root / ".git").exists():
+        pytest.skip("needs a git checkout")
+    git = ["git", "-C", str(root)]
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+    archive = [*git, "archive", "--output", str(tmp_path / "a.tar"), "HEAD"]
+    subprocess.run([*archive, "mixjax/COMMIT", ".gitattributes"], check=True)
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        tar.extractall(tmp_path, filter="data")
+    assert workdir.commit(tmp_path / "mixjax") == head.stdout
+    assert workdir.commit(root / "mixjax") == head.stdout
 
 
 def test_what_made_it(tmp_path, monkeypatch):
