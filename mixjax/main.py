@@ -41,13 +41,15 @@ def work(argv: list[str]) -> int:
     cpu.tune()
     processes.join(given, config.watchdog.peer_seconds)
     stop.join()
+    import jax
+
     if given["explain"]:
         from mixjax import explain
 
-        print("\n".join(explain.explain(config)))
+        lines = explain.explain(config)  # by all: they compile together
+        if jax.process_index() == 0:
+            print("\n".join(lines))
         return errors.DONE
-    import jax
-
     from mixjax.workdir import Workdir
 
     folder, number = given["workdir"] or f"runs/{recipe}", jax.process_index()
