@@ -106,7 +106,6 @@ def usage(found) -> list[str]:
         "outputs": found.output_size_in_bytes,
         "  of these in the place of arguments": found.alias_size_in_bytes,
         "temporaries": found.temp_size_in_bytes,
-        "code": found.generated_code_size_in_bytes,
     }
     return [f"  {name:<38}{memory.text(size):>12}" for name, size in parts.items()]
 

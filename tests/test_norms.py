@@ -12,7 +12,7 @@ import pytest
 from mixjax import meshes
 from mixjax.errors import UsageError
 from mixjax.models import norms
-from tests.test_meshes import collectives
+from tests.test_meshes import sent as collectives
 
 SETTINGS = {"interleaved": False, "momentum": 0.9, "eps": 1e-5, "unbiased": True}
 

@@ -12,7 +12,7 @@ from mixjax.errors import UsageError
 from mixjax.objectives import moco, simclr, swav, wmse
 from mixjax.objectives.contrast import among, unit
 from mixjax.state import Clock
-from tests.test_meshes import collectives
+from tests.test_meshes import sent as collectives
 
 few = settings(max_examples=5, deadline=None)  # every size is compiled
 CLOCK = Clock(total_steps=100, steps_per_epoch=2)

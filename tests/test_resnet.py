@@ -11,7 +11,7 @@ from configs import common
 from mixjax import flops, meshes, models
 from mixjax.errors import UsageError
 from mixjax.models import projectors
-from tests.test_meshes import collectives
+from tests.test_meshes import sent as collectives
 from tests.test_models import walk
 
 
