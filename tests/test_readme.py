@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from mixjax import recipes
+from mixjax import main, recipes
 from tests import tiny
 
 TEXT = (tiny.ROOT / "README.md").read_text()
@@ -33,7 +33,8 @@ def arguments(command: str) -> list[str]:
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "mixjax.main" in c])
 def test_commands_parse(command, monkeypatch):
     monkeypatch.chdir(tiny.ROOT)
-    config, _ = recipes.read(arguments(command), workdir=None)
+    others = dict.fromkeys(main.FLAGS)
+    config, _ = recipes.read(arguments(command), explain="", **others)
     assert config.batch > 0
 
 
