@@ -42,6 +42,7 @@ def with_batches_that_fit(found: Findings, config, mesh, method: Method | None):
         safe.accumulate = 1 if together == ALL else parts
         unit = max(together, 1) * mesh.size * safe.accumulate
         safe.batch = max(own // unit, 1) * unit
+        found.fact("batch", f"counted with {safe.batch}, since {own} does not go")
     at_once = config.data.eval_batch
     if not found.holds(meshes.check_batch, mesh, at_once, 1, "data.eval_batch"):
         safe.data.eval_batch = max(at_once // mesh.size, 1) * mesh.size
