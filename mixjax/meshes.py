@@ -5,6 +5,7 @@ and optimizer state. Axis types are Auto: sharding is stated for the inputs and 
 outputs of a step, and the compiler fills in the rest.
 """
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 
@@ -39,6 +40,28 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batched(mesh: Mesh) -> NamedSharding:
     """The leading axis cut over all devices."""
     return NamedSharding(mesh, PartitionSpec(BATCH))
+
+
+def within(mesh: Mesh, function: Callable) -> Callable:
+    """`function`, traced with the mesh in reach of `gathered`."""
+
+    @functools.wraps(function)
+    def run(*args):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args)
+
+    return run
+
+
+def gathered(params):
+    """A tree of parameters that is whole on every device where it is used.
+
+    Says to the compiler, inside a loop over layers, to send parameters that `fsdp` cut
+    and not what is computed with them. Outside `within` it does nothing.
+    """
+    if jax.sharding.get_abstract_mesh().shape.get("fsdp", 1) == 1:
+        return params
+    return jax.lax.with_sharding_constraint(params, PartitionSpec())
 
 
 def path_name(path) -> str:

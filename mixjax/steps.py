@@ -71,7 +71,7 @@ def jit_step(step: Callable, mesh, layout) -> Callable:
     state = jax.tree.map(lambda s: s.sharding, layout)
     everywhere, cut = meshes.replicated(mesh), meshes.batched(mesh)
     return jax.jit(
-        step,
+        meshes.within(mesh, step),
         in_shardings=(state, cut, everywhere),
         out_shardings=(state, everywhere),
         donate_argnums=0,

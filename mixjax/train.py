@@ -41,6 +41,7 @@ def train(config, workdir: Workdir, stop: Interrupt) -> None:
         # What there is to do, and whether it can be done.
         mesh = meshes.make(fsdp=config.mesh.fsdp)
         meshes.check_batch(mesh, config.batch, config.accumulate)
+        meshes.check_batch(mesh, config.data.eval_batch, 1, "data.eval_batch")
         sets = data.make(config.data, batch=config.batch, seed=config.seed, mesh=mesh)
         run = assemble(config, mesh, sets)
         plan, last = make_plan(config, run), run.clock.total_steps

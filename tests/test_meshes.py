@@ -116,14 +116,14 @@ def test_check_batch_takes_what_fits(mesh):
 def test_rows_come_back_as_they_went_to_the_devices(mesh):
     images = np.arange(16 * 6, dtype=np.uint8).reshape(16, 2, 3)
     rows = {"views": (images,), "index": np.arange(16, dtype=np.int32)}
-    assert meshes.local_rows(16) == slice(0, 16)
-    there = meshes.to_devices(mesh, rows)
+    np.testing.assert_array_equal(meshes.rows_here(mesh, 16), np.arange(16))
+    there = meshes.to_devices(mesh, 16, rows)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(there), rows)
     pieces = there["index"].addressable_shards
     assert sorted(tuple(p.data.tolist()) for p in pieces) == [
         (i, i + 1) for i in range(0, 16, 2)
     ]
-    everywhere = jax.device_put(images, meshes.replicated(mesh))
+    everywhere = meshes.put(images, meshes.replicated(mesh))
     assert {p.data.shape for p in everywhere.addressable_shards} == {(16, 2, 3)}
 
 
@@ -160,7 +160,9 @@ def compiled(fsdp, config):
     shardings = jax.tree.map(lambda s: s.sharding, layout)
     everywhere, cut = meshes.replicated(mesh), meshes.batched(mesh)
     step = jax.jit(
-        steps.make_step(method, optimizer, schedule, augment, config),
+        meshes.within(
+            mesh, steps.make_step(method, optimizer, schedule, augment, config)
+        ),
         in_shardings=(shardings, cut, everywhere),
         out_shardings=(shardings, everywhere),
         donate_argnums=0,
@@ -217,8 +219,13 @@ def test_masked_methods_send_no_tokens(name):
                 assert shape in latents, (kind, shape, text.count(kind))
 
 
-def test_shared_copies_gather_parameters_alone():
-    text, layout = compiled(4, tiny_mae(1))
+@pytest.mark.parametrize("how", [{}, {"scan": True}, {"scan": True, "remat": "block"}])
+def test_shared_copies_gather_parameters_alone(how):
+    """Also inside a loop over layers, and where a device has fewer images than that."""
+    config = tiny_mae(1)
+    for part in (config.model.encoder, config.model.decoder):
+        part.update(how)
+    text, layout = compiled(4, config)
     found = sent(text)
     assert {name for name, _ in found} == {"all-gather", "all-reduce"}
     cut = [
@@ -229,3 +236,6 @@ def test_shared_copies_gather_parameters_alone():
     assert len(cut) == 4 * 2 + 3  # the kernels of two blocks, and three beside them
     gathered = {s for name, shapes in found if name == "all-gather" for s in shapes}
     assert gathered == set(cut)
+    assert not [
+        s for _, shapes in found for s in shapes if any(n % EACH == 0 for n in s)
+    ]

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mixjax import meshes
 from mixjax.errors import UsageError, check_name
 from mixjax.models import positions, stochastic_depth
 from mixjax.models.attention import SelfAttention
@@ -107,7 +108,7 @@ def run_blocks(
     Returns x and the layers' notes, {name: [layers that noted it, ...]}.
     """
     names = [f"blocks_{i}" for i in range(depth)]
-    if parent.is_initializing() or (remat == "none" and not scan):
+    if parent.is_initializing():
         notes = []
         for i, name in enumerate(names):
             x, found = run(block(i, name=name), x, i)
@@ -115,6 +116,7 @@ def run_blocks(
         return x, stack_notes(notes)
 
     def layer(params, x, i):
+        params = meshes.gathered(params)
         return block(i, parent=None).apply({"params": params}, x, i, method=run)
 
     params = [parent.variables["params"][name] for name in names]
