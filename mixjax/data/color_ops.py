@@ -91,10 +91,12 @@ def turn_hue(planes: Planes, shift) -> Planes:
     value = jnp.maximum(jnp.maximum(red, green), blue)
     chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
     slope = 1 / jnp.where(chroma > 0, chroma, 1.0)
+    # Not value == red: the compiler may compute red anew for each use, with other
+    # rounding. Where two channels are that close, both formulas agree.
     hue = jnp.where(
-        value == red,
+        (red >= green) & (red >= blue),
         (green - blue) * slope,
-        jnp.where(value == green, 2 + (blue - red) * slope, 4 + (red - green) * slope),
+        jnp.where(green >= blue, 2 + (blue - red) * slope, 4 + (red - green) * slope),
     )
     hue = hue + 6 * (jnp.trunc(255 * shift) / 255)
 
