@@ -7,6 +7,8 @@ import inspect
 import re
 import shlex
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from mixjax import main, recipes
@@ -379,6 +381,46 @@ def test_lines_are_short(page):
     for line in PAGES[page].splitlines():
         free = line.startswith("|") or "](" in line or "--config=" in line
         assert free or len(line) <= 88, line
+
+
+# --- code in the text ----------------------------------------------------------------
+
+
+def examples(text: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("page, code", each(examples))
+def test_examples_are_code_and_quotations_stand_in_their_files(page, code):
+    ast.parse(code)
+    first, _, rest = code.partition("\n")
+    if first.startswith("# "):
+        lines = (tiny.ROOT / first[2:]).read_text().splitlines()
+        assert not set(rest.splitlines()) - set(lines)
+
+
+def test_the_example_of_a_mixture_mixes():
+    code = [c for _, c in each(examples) if "def mixture" in c]
+    scope = {}
+    exec(code[0], scope)
+    fields = dict(share=0.5, permutation="reverse", shared=False, groups=2)
+    images = jnp.repeat(jnp.arange(2.0), 2)[jnp.array([0, 2, 1, 3] * 2)]
+    images = jnp.broadcast_to(images[:, None, None, None], (8, 16, 12, 3))
+    (mixed,) = scope["make"](**fields)(jax.random.key(0), images)
+    wanted = mixed.lam * images[:, 0, 0, 0]
+    partner = images.reshape(2, 4, -1)[:, ::-1, 0].reshape(-1)
+    wanted += (1 - mixed.lam) * partner
+    assert jnp.allclose(mixed.images.mean(axis=(1, 2, 3)), wanted, atol=1e-6)
+    assert jnp.allclose(mixed.lam, 0.5, atol=1 / 16)
+
+
+def test_the_example_of_an_evaluator_evaluates():
+    code = [c for _, c in each(examples) if "def run(state" in c]
+    scope = {}
+    exec(code[0], scope)
+    taken = inspect.signature(scope["make"]).parameters
+    known = {"sets", "method", "network", "mesh", "workdir", "check"}
+    assert set(taken) - known == {"examples"}
 
 
 # --- the languages of own_data.md, the card ------------------------------------------
