@@ -11,6 +11,7 @@ import logging
 import math
 import sys
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,22 @@ IN_FLIGHT = 2  # steps that may run ahead of the host; more would pile up batche
 def not_of_orbax(record: logging.LogRecord) -> bool:
     """A filter for absl's logger; adding it twice is adding it once."""
     return "/orbax/" not in record.pathname
+
+
+def hush() -> None:
+    """For the rest of this process: not a word of what orbax leaves behind.
+
+    When it cannot read or write, which it raises, tensorstore goes on calling an event
+    loop that is closed, and coroutines are dropped.
+    """
+    sys.unraisablehook = unraisable
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+
+
+def unraisable(report) -> None:
+    """Says all but that the event loop is closed."""
+    if str(report.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(report)
 
 
 def path(workdir: Path, process: int) -> Path:

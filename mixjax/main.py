@@ -57,8 +57,9 @@ def work(argv: list[str]) -> int:
         if workdir.finished:
             print(f"the run in {workdir.path} is complete; nothing to do")
             return errors.DONE
-        from mixjax import train
+        from mixjax import logs, train
 
+        logs.hush()
         try:
             train.train(config, workdir, stop)
         except jax.errors.JaxRuntimeError as error:
