@@ -216,11 +216,13 @@ def test_commands_parse(page, command, monkeypatch):
     check_recipe(words)
 
 
-@pytest.mark.parametrize(
-    "page, script", each(lambda t: re.findall(r"launch/[\w/]+", t))
-)
+def scripts(text: str) -> list[str]:
+    return re.findall(r"launch/[\w/]+(?:\.\w+)?", text)
+
+
+@pytest.mark.parametrize("page, script", each(scripts))
 def test_launch_scripts_exist(page, script):
-    assert list((tiny.ROOT / "launch").parent.glob(f"{script}*")), script
+    assert (tiny.ROOT / script).exists(), script
 
 
 # --- fields --------------------------------------------------------------------------
@@ -281,6 +283,10 @@ def test_tables_name_fields_and_their_values(page, row):
     name, default = row[0].strip("`"), row[1]
     methods = [m for m, pages in METHODS.items() if page in pages]
     values = set().union(*(fields_of(m).get(name, set()) for m in methods))
+    text = " ".join(PAGES[f"docs/{page}.md"].split())
+    usual = re.search(r"Defaults are those of `configs/(\w+)\.py`", text)
+    if usual and name in known_recipes()[usual[1]]:
+        values = {str(known_recipes()[usual[1]][name])}
     if not values and default == "`{}`":
         return
     assert values, f"no recipe of {', '.join(methods)} has {name}"
@@ -320,6 +326,8 @@ def test_every_method_has_a_page():
 def files(text: str) -> list[str]:
     begin = r"(?:mixjax|configs|bench|tests|launch|downstream|results|docs)/"
     found = [re.match(rf"{begin}[\w./]+\.\w+", s) for s in spans(text)]
+    words = " ".join(blocks(text)).split()
+    found += [re.match(r"(?:tests|bench)/[\w./]+\.py", word) for word in words]
     return [m[0] for m in found if m and m[0] not in EXAMPLES]
 
 
@@ -403,7 +411,7 @@ def test_the_example_of_a_mixture_mixes():
     code = [c for _, c in each(examples) if "def mixture" in c]
     scope = {}
     exec(code[0], scope)
-    fields = dict(share=0.5, permutation="reverse", shared=False, groups=2)
+    fields = dict(share=0.25, permutation="reverse", shared=False, groups=2)
     images = jnp.repeat(jnp.arange(2.0), 2)[jnp.array([0, 2, 1, 3] * 2)]
     images = jnp.broadcast_to(images[:, None, None, None], (8, 16, 12, 3))
     (mixed,) = scope["make"](**fields)(jax.random.key(0), images)
@@ -411,7 +419,7 @@ def test_the_example_of_a_mixture_mixes():
     partner = images.reshape(2, 4, -1)[:, ::-1, 0].reshape(-1)
     wanted += (1 - mixed.lam) * partner
     assert jnp.allclose(mixed.images.mean(axis=(1, 2, 3)), wanted, atol=1e-6)
-    assert jnp.allclose(mixed.lam, 0.5, atol=1 / 16)
+    assert jnp.allclose(mixed.lam, 0.25, atol=1 / 16)
 
 
 def test_the_example_of_an_evaluator_evaluates():
