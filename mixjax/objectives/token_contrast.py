@@ -31,7 +31,7 @@ def homologous_contrast(
       prototype  cross-entropy over the mean directions of the sources, its own first.
     At equal similarities `all` and `one` are log(L - 1), `prototype` is log(members).
     """
-    check_name("method.contrast_positives", positives, POSITIVES)
+    check_name("method.contrast.positives", positives, POSITIVES)
     features = features.astype(jnp.float32)
     features = features / jnp.linalg.norm(features, axis=-1, keepdims=True)
     length = features.shape[1]
