@@ -6,6 +6,7 @@ ALL_RECIPES=1 in the environment examines every recipe instead of a few.
 import json
 import os
 import re
+import time
 from collections import namedtuple
 
 import numpy as np
@@ -256,6 +257,16 @@ def activations(**changes) -> float:
     """KiB that a device keeps, as the doctor says it."""
     found = examine(tiny.config(batch=64, **changes), "runs/none-such")
     return float(re.search(r"activations ([\d.]+) KiB", text(found))[1])
+
+
+def test_an_estimate_that_takes_too_long_is_left_out(monkeypatch):
+    """It costs no more than its time, and is no problem."""
+    monkeypatch.setattr("mixjax.doctor.room.TRACING", 0.2)
+    monkeypatch.setattr("mixjax.memory.kept", lambda *_: time.sleep(60))
+    begin = time.monotonic()
+    found = examine(tiny.config(), "runs/none-such")
+    assert time.monotonic() - begin < 50 and not found.problems
+    assert "(activations: not estimated within 0.2 s)" in text(found)
 
 
 def test_activations_follow_the_recipe():

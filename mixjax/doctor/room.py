@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import signal
 from pathlib import Path
 
 import jax
@@ -10,6 +11,8 @@ from mixjax import memory
 from mixjax.checkpoint import FOLDER, damage
 from mixjax.doctor.findings import Findings
 from mixjax.workdir import Workdir
+
+TRACING = 8.0  # seconds for the estimate of activations
 
 
 def on_devices(found: Findings, config, run, pictures: int) -> None:
@@ -26,17 +29,37 @@ def on_devices(found: Findings, config, run, pictures: int) -> None:
     batch = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype), run.example
     )
-    kept = found.attempt(memory.kept, run.method.loss, layout, batch)
+
+    def estimate():
+        with contextlib.suppress(TimeoutError), at_most(TRACING):
+            return memory.kept(run.method.loss, layout, batch)
+
+    kept = found.attempt(estimate)
     if kept is not None:
         parts["activations"] = kept.examples / run.mesh.size + kept.copies
     said = [f"{name} {memory.text(n)}" for name, n in parts.items() if n]
     found.fact("device", f"{', '.join(said)}: {memory.text(sum(parts.values()))}")
-    if kept is not None:
-        found.fact(
-            "device",
-            "(activations are what the backward pass keeps, estimated before the "
-            "compiler fuses)",
-        )
+    note = "(activations are what the backward pass keeps, estimated before the "
+    note += "compiler fuses)"
+    if kept is None:
+        note = f"(activations: not estimated within {TRACING:g} s)"
+    found.fact("device", note)
+
+
+@contextlib.contextmanager
+def at_most(seconds: float):
+    """TimeoutError in the main thread if what is inside takes longer."""
+
+    def ring(number, frame):
+        raise TimeoutError(f"not done within {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def workdir(found: Findings, config, path: str) -> None:
