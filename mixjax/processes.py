@@ -9,6 +9,7 @@ import glob
 import importlib.util
 import os
 import re
+import signal
 import sys
 import threading
 from collections.abc import Mapping
@@ -203,8 +204,11 @@ def of_a_peer(error: Exception) -> bool:
 def leave(code: int) -> None:
     """Ends this process with `code`, together with the others if they leave too.
 
-    A process that fails alone does not wait for the others, who wait for it.
+    A process that fails alone does not wait for the others, who wait for it. A signal
+    now changes nothing: the interpreter, closing down, would let it end the process.
     """
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     if not _joined:
         sys.exit(code)
     import jax
