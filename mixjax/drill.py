@@ -64,11 +64,15 @@ def last_step(workdir: Path) -> int:
 
 
 def saved_step(workdir: Path) -> int:
-    """The step of the newest complete checkpoint, 0 without one."""
+    """The step of the newest complete checkpoint, 0 without one.
+
+    A name that is no number is a checkpoint being written: its mark comes first,
+    its name last.
+    """
     from mixjax.checkpoint import FOLDER, MARK
 
-    found = workdir.glob(f"{FOLDER}/[0-9]*/{MARK}")
-    return max((int(path.parent.name) for path in found), default=0)
+    names = (path.parent.name for path in workdir.glob(f"{FOLDER}/*/{MARK}"))
+    return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def start(flags: list[str], workdir: Path) -> subprocess.Popen:

@@ -42,7 +42,8 @@ def test_what_is_lost_is_counted(tmp_path):
     lines = [{"step": 7}, {"step": 9}]
     text = "\n".join(map(json.dumps, lines)) + '\n{"step": 1'
     (tmp_path / "metrics.jsonl").write_text(text)
-    for step, whole in (("4", True), ("8", False)):
+    written = {"4": True, "8": False, "12.orbax-checkpoint-tmp": True}
+    for step, whole in written.items():
         (tmp_path / "checkpoints" / step).mkdir(parents=True)
         if whole:
             (tmp_path / "checkpoints" / step / "commit_success.txt").touch()

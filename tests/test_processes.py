@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from mixjax import errors, meshes, processes
+from mixjax import drill, errors, meshes, processes
 from mixjax.errors import UsageError
 from tests import several, tiny
 
@@ -211,11 +211,7 @@ def until(condition, what: str, seconds: float = 240):
 def at_step(workdir, step: int):
     """Waits until a checkpoint of at least `step` steps is there."""
 
-    def reached():
-        found = workdir.glob("checkpoints/[0-9]*/commit_success.txt")
-        return any(int(p.parent.name) >= step for p in found)
-
-    until(reached, f"step {step}")
+    until(lambda: drill.saved_step(workdir) >= step, f"step {step}")
 
 
 @pytest.mark.parametrize("victim, again", [(1, 2), (0, 1)])
@@ -267,8 +263,9 @@ def test_a_signal_while_they_train(tmp_path):
     os.kill(started[1].pid, signal.SIGUSR1)
     assert several.finish(started, 120) == [errors.PREEMPTED] * 2
     written = [*tiny.metrics(workdir)][-1]
-    saved = max(int(p.name) for p in (workdir / "checkpoints").glob("[0-9]*"))
-    assert written <= saved < written + 5, "metrics are written every 5 steps"
+    assert written <= drill.saved_step(workdir) < written + 5, (
+        "metrics are written every 5 steps"
+    )
 
 
 def test_when_one_stands_still(tmp_path):
