@@ -14,7 +14,6 @@ the loop as there are cores, which is what "per core" compares with.
 import argparse
 import random
 import statistics
-import sys
 from collections.abc import Callable
 
 import record
@@ -154,7 +153,6 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = arguments()
-    sys.path.insert(0, str(record.ROOT))
     from mixjax import cpu
 
     cpu.tune()

@@ -26,7 +26,6 @@ import time
 
 import record
 
-sys.path.insert(0, str(record.ROOT))
 EVENTS = {
     "/jax/core/compile/jaxpr_trace_duration": "trace",
     "/jax/core/compile/jaxpr_to_mlir_module_duration": "lower",

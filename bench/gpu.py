@@ -41,7 +41,6 @@ import record
 import turns
 from gpu_steps import Row
 
-sys.path.insert(0, str(record.ROOT))
 START = time.monotonic()
 ROUNDS, TURN = 5, 1.0  # turns of a contender, seconds of one
 MOCO = "c10_moco:mixture="

@@ -336,7 +336,6 @@ def main() -> None:
     options = arguments()
     if options.worker:
         return worker(options)
-    sys.path.insert(0, str(record.ROOT))
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from mixjax import cpu
 

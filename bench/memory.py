@@ -12,11 +12,9 @@ in its own way. Code generation is cut short, which changes no buffer
 
 import argparse
 import os
-import sys
 
 import record
 
-sys.path.insert(0, str(record.ROOT))
 RECIPES = ("mae_vitl", "mae_vith")
 CARDS = (16, 24, 32, 40, 80, 96, 141)  # GB: TPU v3 core and T4 have 16, an H200 141
 QUICK = {"xla_backend_optimization_level": 0}

@@ -1,4 +1,7 @@
-"""What a benchmark's figures depend on besides the code: written beside them."""
+"""What a benchmark's figures depend on besides the code: written beside them.
+
+Importing it lets a benchmark import mixjax and configs without their being installed.
+"""
 
 import datetime
 import importlib.metadata
@@ -10,6 +13,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 PACKAGES = ("jax", "jaxlib", "flax", "grain", "numpy", "pillow", "simplejpeg")
 PACKAGES += ("opencv-python-headless", "torch", "transformers", "tensorflow-cpu")
 

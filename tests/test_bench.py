@@ -1,5 +1,6 @@
 """The benchmarks run, and their tables have a line for every contender."""
 
+import argparse
 import importlib.util
 import json
 import os
@@ -9,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from mixjax import recipes
+from mixjax.data.views import parse
 
 BENCH = Path(__file__).parents[1] / "bench"
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -118,6 +122,63 @@ def test_run(tmp_path):
     assert {("knn/k=20/top1", 0), ("train/loss", 1), ("train/loss", 2)} <= set(metrics)
     assert found["seconds"] > 0 and " s, " in lines[-1]
     assert (tmp_path / "found.png").exists()
+
+
+COMMANDS = [p.name for p in BENCH.glob("*.py") if "argparse.ArgumentP" in p.read_text()]
+
+
+@pytest.mark.parametrize("script", COMMANDS)
+def test_commands_find_what_they_import(script):
+    """As README has it: from the top folder, nothing of ours being installed."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, f"bench/{script}", "--help"],
+        capture_output=True,
+        text=True,
+        cwd=BENCH.parent,
+        env=environment,
+    )
+    assert done.returncode == 0 and "usage:" in done.stdout, done.stderr
+
+
+def test_recipes_go_all_the_way():
+    """Trained, evaluated, exported, imported; bench/every.py does it for all."""
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip("needs torch, which is absent")
+    names = ["mimae_vits", "finetune_vitb", "c10_moco:mixture=mixmask"]
+    done = subprocess.run(
+        [sys.executable, BENCH / "every.py", *names],
+        capture_output=True,
+        text=True,
+        cwd=BENCH.parent,
+        env=os.environ | {"XLA_FLAGS": QUICK},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    good = re.compile(r"(torchvision|timm) within \de-0[5-9], [1-9]\d+ tensors")
+    lines = done.stdout.splitlines()
+    for name, line in zip(names, lines, strict=True):
+        assert line.startswith(name) and good.search(line), line
+
+
+def test_every_recipe_becomes_small(monkeypatch):
+    """Its fields are taken, its views parse, and few weights are left."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    every, small = map(importlib.import_module, ("every", "small"))
+    for name in every.names():
+        config = recipes.load(f"{BENCH.parent}/configs/{name}.py")
+        fields = small.fields(config, Path("pictures"))
+        config = recipes.override(config, {f"config.{k}": v for k, v in fields.items()})
+        assert config.steps == small.STEPS and config.batch == small.BATCH
+        for text in (*config.data.views, config.data.eval_view):
+            parse(text, "view")
+
+
+def test_a_recipe_that_does_not_get_there_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(BENCH))
+    every = importlib.import_module("every")
+    monkeypatch.setattr(every.small, "pictures", lambda folder: folder)
+    assert not every.run(argparse.Namespace(recipes=["mae_vitb"]))
+    assert "FAILED Failed: mixjax.main ended with 2" in capsys.readouterr().out
 
 
 def test_where_time_goes_is_read_off_paths(monkeypatch):
