@@ -38,6 +38,8 @@ def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
     close = difflib.get_close_matches(str(name), known, n=most, cutoff=0.5)
     if close:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
+    if not known:
+        return "there are none here."
     more = f" and {len(known) - 12} more" if len(known) > 12 else ""
     return "known: " + ", ".join(known[:12]) + more + "."
 

@@ -23,6 +23,7 @@ VARIANTS = [(name, "") for name in tiny.METHODS] + [
     ("mimae", "views=3,masks=independent,ratio=.5"),
     ("mimae", "lam2=0,lam3=0,approx=0"),
     ("misimmim", "gate=instant"),
+    ("misimmim", "lam2=0,lam3=0,approx=0"),
 ]
 
 
@@ -113,4 +114,5 @@ def test_what_must_stay_together():
     wanted = {"mae": 1, "simmim": 1, "mixedae": 4, "mimae": ALL, "misimmim": ALL}
     for name, together in wanted.items():
         assert built(name, "")[1].together == together
-    assert built("mimae", "lam2=0,lam3=0,approx=0")[1].together == 1
+    for name in ("mimae", "misimmim"):
+        assert built(name, "lam2=0,lam3=0,approx=0")[1].together == 1

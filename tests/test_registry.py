@@ -2,7 +2,7 @@
 
 import pytest
 
-from mixjax import methods, registry
+from mixjax import errors, methods, registry
 from mixjax.errors import UsageError
 
 
@@ -56,3 +56,16 @@ def test_take_removes_and_names_what_is_missing():
     with pytest.raises(UsageError, match=r"part\.a is missing from the config"):
         registry.take("part", fields, "b", "a")
     assert fields == {"b": 2}
+
+
+@pytest.mark.parametrize(
+    "known, end",
+    [
+        ((), "there are none here."),
+        (("mae", "simmim"), "did you mean 'mae'?"),
+        (("one", "two"), "known: one, two."),
+        (map(str, range(20)), "and 8 more."),
+    ],
+)
+def test_a_sentence_about_an_unknown_name_has_an_end(known, end):
+    assert errors.nearest("mea", known).endswith(end)

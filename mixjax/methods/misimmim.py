@@ -70,31 +70,37 @@ def make(
         keys = example_keys(rng, index)
         return tokens.cell_masking(keys, grid, cell, mask_ratio, VIEWS)
 
+    def run(function, batch, kept, *args, **how):
+        given = inputs(kept)
+        if not information.used:
+            del given["variational"]
+        return function(*args, batch["views"][0], **given, **how)
+
     def init(rng, batch):
-        kept = masks(rng, batch["index"])
-        params, stats = network.init(rng, batch["views"][0], **inputs(kept))
-        if "variational" not in params:
+        params, stats = run(network.init, batch, masks(rng, batch["index"]), rng)
+        if information.used and "variational" not in params:
             raise UsageError("method.information needs a section model.variational.")
         return Variables(params, stats, teacher={}, memory=closed_gate())
 
     def loss(params, state, batch, rng):
         images, kept = batch["views"][0], masks(rng, batch["index"])
-        outputs, stats = network.apply(
-            params, state.stats, images, train=True, rng=rng, **inputs(kept)
-        )
+        how = {"train": True, "rng": rng}
+        outputs, stats = run(network.apply, batch, kept, params, state.stats, **how)
         recon = simmim.reconstruction_loss(outputs["prediction"], images, kept, patch)
-        z = pooled(outputs)
-        found = information.terms(z, outputs["mean"], outputs["variance"])
-        is_open = gate.factor(state.memory, recon)
-        total = information.lam1 * recon + information.total(found, is_open)
-        metrics = {"loss_rec": recon, **found, "gate": is_open}
+        metrics = {"loss_rec": recon}
+        total = information.lam1 * recon
+        if information.used:
+            z = pooled(outputs)
+            found = information.terms(z, outputs["mean"], outputs["variance"])
+            is_open = gate.factor(state.memory, recon)
+            total += information.total(found, is_open)
+            metrics |= found | {"gate": is_open}
         return total, Aux(stats, carry={"loss_rec": recon}, metrics=metrics)
 
     def show(state, batch, rng):
         images, kept = batch["views"][0], masks(rng, batch["index"])
-        outputs, _ = network.apply(
-            state.params, state.stats, images, train=False, **inputs(kept)
-        )
+        whole = state.params, state.stats
+        outputs, _ = run(network.apply, batch, kept, *whole, train=False)
         first = outputs["prediction"][::VIEWS]  # [B, H, W, C]
         return simmim.panels(images, first, kept[:, 0], patch)
 
@@ -106,5 +112,5 @@ def make(
         ),
         features=lambda state, x: network.features(state.params, state.stats, x),
         show=show,
-        together=ALL,
+        together=ALL if information.used else 1,
     )
