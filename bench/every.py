@@ -15,6 +15,7 @@ import importlib.util
 import json
 import os
 import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -27,7 +28,7 @@ import record
 import small
 
 from mixjax import evaluate, import_weights, main, recipes
-from mixjax.errors import DONE
+from mixjax.errors import DONE, FAILED
 from mixjax.export import __main__ as export
 from mixjax.export import weights
 
@@ -91,35 +92,44 @@ def tour(text: str, pictures: Path, folder: Path) -> str:
     to = TARGETS.get(config.model.encoder.name, "timm")
     check = ["--check"] * (importlib.util.find_spec("torch") is not None)
     to_torch = [f"--workdir={run}", f"--to={to}", f"--out={file}", *check]
-    apart = re.findall(r"max (\S+),", " ".join(said(export.run, *to_torch)))
+    far = re.findall(r"max (\S+),", " ".join(said(export.run, *to_torch)))
     back = [f"--from={file}", f"--workdir={folder / 'back'}"]
     said(import_weights.run, *back)
     count, differ = differing(run, folder / "back")
     if differ:
         raise Failed(f"came back otherwise: {', '.join(differ)}")
-    checked = f"within {max(map(float, apart)):.0e}" if apart else "not checked"
+    checked = f"within {max(map(float, far)):.0e}" if far else "not checked"
     return (
         f"loss {first:8.3f} to {last:8.3f}   {found[0]} {float(found[1]):.1f}   "
         f"{to} {checked}, {count} tensors back   {time.monotonic() - begin:.0f} s"
     )
 
 
-def run(options) -> bool:
-    """Prints a line for each recipe; whether all got to the end."""
-    good = True
+def here(text: str) -> int:
+    """Prints the line about a recipe; the exit code."""
     with tempfile.TemporaryDirectory() as folder:
-        pictures = small.pictures(Path(folder))
-        for text in options.recipes or names():
-            with tempfile.TemporaryDirectory(dir=folder) as place:
-                try:
-                    line = tour(text, pictures, Path(place))
-                except Exception as error:  # the other recipes are still to come
-                    good, line = False, f"FAILED {type(error).__name__}: {error}"
-            print(f"{text:<24} {line}", flush=True)
-    return good
+        try:
+            line, code = tour(text, small.pictures(Path(folder)), Path(folder)), DONE
+        except Exception as error:  # whatever it is, it belongs into the table
+            line, code = f"FAILED {type(error).__name__}: {error}", FAILED
+    print(f"{text:<24} {line}", flush=True)
+    return code
+
+
+def apart(text: str) -> int:
+    """here() in a process of its own, which a compiler may end; the exit code."""
+    command = [sys.executable, __file__, "--here", text]
+    code = subprocess.run(command, stderr=subprocess.DEVNULL).returncode
+    if code not in (DONE, FAILED):
+        print(f"{text:<24} FAILED: the process ended with {code}", flush=True)
+    return code
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("recipes", nargs="*", help="NAME[:ARG]; all unless given")
-    sys.exit(0 if run(parser.parse_args()) else 1)
+    parser.add_argument("--here", action="store_true", help="all in this process")
+    options = parser.parse_args()
+    work = here if options.here else apart
+    codes = [work(text) for text in options.recipes or names()]
+    sys.exit(FAILED if any(codes) else DONE)

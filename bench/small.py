@@ -30,7 +30,7 @@ FIELDS = {  # of any recipe that has them
     "model.prototypes.count": 16,
     "model.classifier.classes": CLASSES,
     "model.token_projector.width": 16,
-    "model.region_projector.width": 16,
+    "model.region_projector.width": 8,  # as its projector
     "data.split": "train",
     "data.eval_split": "test",
     "data.eval_batch": 64,

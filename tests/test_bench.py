@@ -1,17 +1,17 @@
 """The benchmarks run, and their tables have a line for every contender."""
 
-import argparse
 import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from mixjax import recipes
+from mixjax import errors, recipes
 from mixjax.data.views import parse
 
 BENCH = Path(__file__).parents[1] / "bench"
@@ -145,7 +145,7 @@ def test_recipes_go_all_the_way():
     """Trained, evaluated, exported, imported; bench/every.py does it for all."""
     if importlib.util.find_spec("torch") is None:
         pytest.skip("needs torch, which is absent")
-    names = ["mimae_vits", "finetune_vitb", "c10_moco:mixture=mixmask"]
+    names = ["mimae_vits", "finetune_vitb", "c10_vicreg"]
     done = subprocess.run(
         [sys.executable, BENCH / "every.py", *names],
         capture_output=True,
@@ -173,12 +173,17 @@ def test_every_recipe_becomes_small(monkeypatch):
             parse(text, "view")
 
 
-def test_a_recipe_that_does_not_get_there_is_said(tmp_path, monkeypatch, capsys):
+def test_recipes_that_do_not_get_there_are_said(monkeypatch, capfd):
+    """Whether a command refuses, or the process is ended."""
     monkeypatch.syspath_prepend(str(BENCH))
     every = importlib.import_module("every")
     monkeypatch.setattr(every.small, "pictures", lambda folder: folder)
-    assert not every.run(argparse.Namespace(recipes=["mae_vitb"]))
-    assert "FAILED Failed: mixjax.main ended with 2" in capsys.readouterr().out
+    assert every.here("mae_vitb") == errors.FAILED
+    assert "FAILED Failed: mixjax.main ended with 2" in capfd.readouterr().out
+    ended = subprocess.CompletedProcess([], -signal.SIGABRT)
+    monkeypatch.setattr(every.subprocess, "run", lambda *args, **how: ended)
+    assert every.apart("mae_vitb") == -signal.SIGABRT
+    assert "FAILED: the process ended with -6" in capfd.readouterr().out
 
 
 def test_where_time_goes_is_read_off_paths(monkeypatch):
