@@ -11,7 +11,6 @@ the two turns of a round), and the ratio of matrix operations. The naive row is 
 with global attention and without codes and contrast; steps are those of the recipes.
 """
 
-import argparse
 import statistics
 
 import record
@@ -50,15 +49,9 @@ def worker(options) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = turns.parser(__doc__, ";".join(CONTENDERS), batch=16)
     parser.add_argument("--model", choices=SIZES, default="S")
     parser.add_argument("--layers", type=int, help="of encoder and decoder each")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=1, help="steps a turn")
-    parser.add_argument("--only", default=";".join(CONTENDERS), help="contenders")
-    parser.add_argument("--json", help="write the figures to this file")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         return worker(options)

@@ -11,7 +11,6 @@ passes, a backward pass counted as two: asymmetric MoCo has 4 (two forward, one
 backward), and a mixture adds 3.
 """
 
-import argparse
 import statistics
 
 import record
@@ -55,16 +54,10 @@ def worker(options) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = turns.parser(__doc__, ";".join(CONTENDERS), batch=32)
     parser.add_argument(
         "--width", type=int, help="of the first stage, for a quick look"
     )
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=1, help="steps a turn")
-    parser.add_argument("--only", default=";".join(CONTENDERS), help="contenders")
-    parser.add_argument("--json", help="write the figures to this file")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         return worker(options)

@@ -5,6 +5,7 @@ A script starts itself again with --worker=NAME for each contender; that process
 prepares, then calls `serve`.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -37,6 +38,18 @@ def timed(run: Callable[[], None], steps: int) -> Callable[[], dict]:
         return {"seconds": (time.perf_counter() - begin) / steps}
 
     return turn
+
+
+def parser(text: str, contenders: str, batch: int) -> argparse.ArgumentParser:
+    """The flags of a race. text: the script's; contenders: what --only has, unsaid."""
+    found = argparse.ArgumentParser(description=text.split("\n")[0])
+    found.add_argument("--batch", type=int, default=batch)
+    found.add_argument("--rounds", type=int, default=7)
+    found.add_argument("--steps", type=int, default=1, help="steps a turn")
+    found.add_argument("--only", default=contenders, help="contenders")
+    found.add_argument("--json", help="write the figures to this file")
+    found.add_argument("--worker", help=argparse.SUPPRESS)
+    return found
 
 
 def start(name: str, **env: str) -> tuple[Callable[[], dict], Callable, dict]:

@@ -32,6 +32,16 @@ run() {  # runs a command, or with --dry_run only shows it
   if [ -n "$dry_run" ]; then show "$@"; else "$@"; fi
 }
 
+only_dry_run() {  # of a script without other flags
+  local flag
+  for flag in "$@"; do
+    case $flag in
+      --dry_run) dry_run=yes ;;
+      *) die "$flag is no flag of $0; see --help." ;;
+    esac
+  done
+}
+
 whole() {  # whole NAME VALUE: VALUE must be a number from 1
   [[ $2 =~ ^[1-9][0-9]*$ ]] || die "--$1=$2 is not a whole number from 1."
 }

@@ -11,13 +11,7 @@ here=$(dirname "$0")
 . "$here/../common.sh"
 [ "${1:-}" != --help ] || help "$0"
 cd "$here/../.."
-
-for flag in "$@"; do
-  case $flag in
-    --dry_run) dry_run=yes ;;
-    *) die "$flag is no flag of $0; see --help." ;;
-  esac
-done
+only_dry_run "$@"
 load_env
 need PROJECT ZONE NAME
 

@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from mixjax.errors import UsageError
-from mixjax.evals import pictures
-from mixjax.evals.attention import overlay
+from mixjax.evals.attention import drawer
 
 Array = jax.Array
 
@@ -44,14 +43,5 @@ def shower(network) -> Callable:
 
 def make(*, count: int, sets, network, mesh, workdir: Path) -> Callable:
     """The evaluator: maps of `count` held-out (or training) images."""
-    paint = pictures.painter(shower(network), count, sets, mesh)
-
-    def run(state, step, writer):
-        found, view = paint(state), sets.eval_view
-        images = pictures.to_pixels(found["images"], view.mean, view.std)
-        lit = overlay(images, found["maps"])
-        page = pictures.sheet({"input": images, "activation": lit})
-        pictures.publish(page, workdir, "activation", step, writer)
-        return {}
-
-    return run
+    how = dict(count=count, sets=sets, mesh=mesh, workdir=workdir)
+    return drawer("activation", shower(network), **how)

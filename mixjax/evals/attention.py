@@ -72,16 +72,24 @@ def shower(network) -> Callable:
     return show
 
 
-def make(*, count: int, sets, network, mesh, workdir: Path) -> Callable:
-    """The evaluator: maps of `count` held-out (or training) images."""
-    paint = pictures.painter(shower(network), count, sets, mesh)
+def drawer(
+    name: str, show: Callable, *, count: int, sets, mesh, workdir: Path
+) -> Callable:
+    """An evaluator that lays the maps of `show` over `count` images; see pictures."""
+    paint = pictures.painter(show, count, sets, mesh)
 
     def run(state, step, writer):
         found, view = paint(state), sets.eval_view
         images = pictures.to_pixels(found["images"], view.mean, view.std)
         lit = overlay(images, found["maps"])
-        page = pictures.sheet({"input": images, "attention": lit})
-        pictures.publish(page, workdir, "attention", step, writer)
+        page = pictures.sheet({"input": images, name: lit})
+        pictures.publish(page, workdir, name, step, writer)
         return {}
 
     return run
+
+
+def make(*, count: int, sets, network, mesh, workdir: Path) -> Callable:
+    """The evaluator: attention of `count` held-out (or training) images."""
+    how = dict(count=count, sets=sets, mesh=mesh, workdir=workdir)
+    return drawer("attention", shower(network), **how)
