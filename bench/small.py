@@ -50,15 +50,16 @@ SIZED = r"\b(crop|center|resize|decode_crop|decode_center)\((\d+)(, resize_to=(\
 def fields(config, folder: Path) -> dict:
     """{field: value} that make a recipe small, with pictures from folder/<side>.
 
-    The side of its pictures becomes 64 where patches are wide, else at most 32.
+    The side of its pictures becomes about 64 where patches are wide, else at most 32.
     """
     encoder, old = config.model.encoder, flat(config.to_dict())
     was = encoder.image_size[0]
     wide = encoder.name in ("vit", "beit", "swin") and was > 64
-    side = min(was, SIDES[wide])
+    stored = min(was, SIDES[wide])
+    side = stored // encoder.get("patch", 1) * encoder.get("patch", 1)
 
     def scaled(size: int) -> int:
-        return max(4, round(size * side / was / 4) * 4)
+        return side if size == was else max(4, round(size * side / was / 4) * 4)
 
     def view(text: str) -> str:
         def sized(found):
@@ -70,8 +71,9 @@ def fields(config, folder: Path) -> dict:
 
     kind = "npz" if config.data.on_device else "folder"
     wanted = {f"model.encoder.{k}": v for k, v in ENCODERS[encoder.name].items()}
+    source = folder / kind / (f"{stored}.npz" if kind == "npz" else str(stored))
     wanted |= FIELDS | {
-        "data.source": f"{kind}:{folder / kind / str(side)}{'.npz' * (kind == 'npz')}",
+        "data.source": f"{kind}:{source}",
         "data.views": tuple(map(view, config.data.views)),
         "data.eval_view": view(config.data.eval_view),
         "model.encoder.image_size": (side, side),

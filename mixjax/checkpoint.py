@@ -343,13 +343,23 @@ def taken(
 def read_arrays(manager: ocp.CheckpointManager, step: int, wanted: dict) -> dict:
     """Arrays of a checkpoint as they are in it, in the host's memory.
 
-    wanted: a part of its tree, with metadata for leaves.
+    wanted: a part of its tree, with metadata for leaves. Dicts in it that hold nothing,
+    which orbax takes for leaves, are not in what comes back.
     """
-    if not jax.tree.leaves(wanted):
+    wanted = without_empty(wanted)
+    if not wanted:
         return {}
     how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
     arguments = ocp.args.PyTreeRestore(wanted, restore_args=how, partial_restore=True)
     return manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
+
+
+def without_empty(tree):
+    """The tree without dicts that have no leaf below them."""
+    if not isinstance(tree, dict):
+        return tree
+    kept = {k: without_empty(v) for k, v in tree.items()}
+    return {k: v for k, v in kept.items() if v != {}}
 
 
 def by_path(tree) -> dict:

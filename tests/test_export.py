@@ -236,6 +236,14 @@ def test_neither_torch_nor_tensorflow_is_needed(runs, tmp_path):
     assert "Not checked" in (tmp_path / "x.md").read_text()
 
 
+def test_a_probe_without_its_classifier(runs):
+    """The statistics of its norm, the only ones of the run, stay behind."""
+    whole = store.load(str(runs("vit_probed")), "encoder", False, None).arrays
+    left = store.load(str(runs("vit_probed")), "encoder", False, False).arrays
+    assert all(np.array_equal(v, whole[k]) for k, v in left.items())
+    assert set(left) == {k for k in whole if k.startswith("encoder/")} < set(whole)
+
+
 def test_the_teacher_is_another(runs):
     one, two = (
         store.load(runs("resnet", teacher=True), part, False, None)
