@@ -161,7 +161,7 @@ def test_recipes_go_all_the_way():
 
 
 def test_every_recipe_becomes_small(monkeypatch):
-    """Its fields are taken, its views parse, and few weights are left."""
+    """Its fields are taken, its views parse, and its encoder is narrow."""
     monkeypatch.syspath_prepend(str(BENCH))
     every, small = map(importlib.import_module, ("every", "small"))
     for name in every.names():
@@ -169,6 +169,9 @@ def test_every_recipe_becomes_small(monkeypatch):
         fields = small.fields(config, Path("pictures"))
         config = recipes.override(config, {f"config.{k}": v for k, v in fields.items()})
         assert config.steps == small.STEPS and config.batch == small.BATCH
+        encoder = config.model.encoder
+        assert max(encoder.get("widths", (encoder.get("width", 0),))) in (16, 32, 64)
+        assert max(encoder.image_size) <= 64
         for text in (*config.data.views, config.data.eval_view):
             parse(text, "view")
 
