@@ -357,3 +357,15 @@ def warmup_steps(
     c.warmup_rule = "from_start"
     c.per, c.first_epoch = "step", 0
     return c
+
+
+def warmup_polynomial(base: float, rule: str, warmup_epochs: float) -> ConfigDict:
+    """A straight fall to 0 from the first step on, times a linear warm-up from 1e-6."""
+    c = ConfigDict()
+    c.name = "polynomial"
+    c.rule, c.base = rule, base
+    c.floor, c.power = 0.0, 1.0
+    c.warmup_epochs, c.warmup_start = warmup_epochs, 1e-6 * base
+    c.warmup_rule = "from_start"
+    c.per, c.first_epoch = "step", 0
+    return c

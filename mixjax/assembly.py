@@ -100,13 +100,15 @@ def check_parts(together: int, batch: int, devices: int, accumulate: int) -> Non
 
 
 def check_classes(model, sets: data.Datasets) -> None:
-    """UsageError unless a classifier has the classes of the data."""
-    if "classifier" in model and model.classifier.classes != sets.classes:
-        has = f"{sets.classes} classes" if sets.classes else "no labels"
-        raise UsageError(
-            f"model.classifier.classes={model.classifier.classes}, but data.source has "
-            f"{has}{'; set it to that' if sets.classes else ''}."
-        )
+    """UsageError unless what tells classes apart has those of the data."""
+    for name, section in model.items():
+        wanted = getattr(section, "classes", None)
+        if wanted is not None and wanted != sets.classes:
+            has = f"{sets.classes} classes" if sets.classes else "no labels"
+            raise UsageError(
+                f"model.{name}.classes={wanted}, but data.source has "
+                f"{has}{'; set it to that' if sets.classes else ''}."
+            )
 
 
 def make_plan(config, run: Assembly) -> logs.Plan:

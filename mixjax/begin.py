@@ -71,15 +71,15 @@ def borrow(config, layout) -> dict:
     wanted = {kind: getattr(layout, kind) for kind in kinds}
     path = Path(config.init_from).expanduser()
     if not path.is_file():
-        fit = transfer.fitter(origin(config.init_from)["model"], model)
-        return warm_start(config.init_from, wanted, fit)
+        old = origin(config.init_from)["model"]
+        fit, cut = transfer.fitter(old, model), transfer.cutter(model)
+        return warm_start(config.init_from, wanted, fit, cut)
     found = foreign.read(path, f"init_from={config.init_from}", model)
     trees = dict(zip(kinds, weights.trees(found.arrays), strict=True))
     arrays = lambda kind, part: by_path(trees[kind].get(part, {}))
     fit = transfer.fitter(found.model, model)
-    return taken(
-        config.init_from, list(trees["params"]), arrays, wanted, fit, str(path)
-    )
+    parts, arrays = transfer.cutter(model)(list(trees["params"]), arrays)
+    return taken(config.init_from, parts, arrays, wanted, fit, str(path))
 
 
 def overlay(tree: dict, given: dict) -> dict:

@@ -286,15 +286,16 @@ def load(path: str, layout: TrainState, field: str) -> tuple[TrainState, int]:
     return layout.replace(**found, opt_state={}, step=np.int32(step)), step
 
 
-def warm_start(path: str, layout: dict, fit: Callable) -> dict:
+def warm_start(path: str, layout: dict, fit: Callable, cut: Callable) -> dict:
     """What the newest checkpoint of workdir `path` has for a new state.
 
     layout: {"params": shapes and shardings, "stats": the same}. A part of the network
     (encoder, decoder, ...) is taken whole, with its batch statistics, if both have it.
     fit: (part, arrays by path, shapes by path) -> (arrays to take, names that may start
-    afresh); see models/transfer.py. Returns {"params", "stats"} of these parts, without
-    what starts afresh. UsageError with the keys if tensors are missing, too many, or of
-    another shape or type, or if no part is shared.
+    afresh); cut: (names of parts, function of taken's `arrays`) -> the same as the new
+    network cuts its parts; see models/transfer.py. Returns {"params", "stats"} of these
+    parts, without what starts afresh. UsageError with the keys if tensors are missing,
+    too many, or of another shape or type, or if no part is shared.
     """
     with opened(path, "init_from") as (manager, step):
         there = manager.item_metadata(step)["state"].tree
@@ -304,8 +305,8 @@ def warm_start(path: str, layout: dict, fit: Callable) -> dict:
             found = by_path(read_arrays(manager, step, {kind: {part: old}}))
             return {k.split("/", 2)[2]: v for k, v in found.items()}
 
-        what = f"{path}, step {step}"
-        return taken(path, list(there["params"]), arrays, layout, fit, what)
+        parts, arrays = cut(list(there["params"]), arrays)
+        return taken(path, parts, arrays, layout, fit, f"{path}, step {step}")
 
 
 def taken(
@@ -326,10 +327,8 @@ def taken(
         raise UsageError(f"init_from={path}: no part in common with {parts}.")
     for kind, sections in layout.items():
         for part in filter(sections.__contains__, shared):
-            found, fresh = arrays(kind, part), set()
             wanted = by_path(sections[part])
-            if kind == "params":
-                found, fresh = fit(part, found, wanted)
+            found, fresh = fit(part, arrays(kind, part), wanted)
             kept = {k: v for k, v in wanted.items() if k not in fresh}
             compare(shapes_of(found), shapes_of(kept), f"init_from={path}: {part}")
             given[kind][part] = nested(

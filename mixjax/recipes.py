@@ -12,6 +12,7 @@ from ml_collections import ConfigDict, config_flags
 from mixjax.errors import UsageError, nearest
 
 NO_RECIPES = ("__init__", "common", "masked", "siamese", "detmix", "supervised")
+NO_RECIPES += ("dense",)
 NO_RECIPES += ("probe", "robustness")  # sections of config.evals, for mixjax.evaluate
 
 

@@ -1,7 +1,7 @@
 """Learning rates, and other numbers, as functions of the step.
 
 What a recipe counts in epochs is turned into steps by a `Clock`. Each paper's schedule
-is one of two shapes after a linear warm-up; the fields say how its code counts time.
+is one of three shapes after a linear warm-up; the fields say how its code counts time.
 """
 
 import dataclasses
@@ -93,9 +93,8 @@ def warmup_cosine(
         end = max(clock.epochs, begin + tick)  # a run may be warm-up alone
         return cosine(time, peak=peak, floor=floor, start=begin, end=end)
 
-    return _after_warmup(
-        clock, fall, peak, warmup_epochs, warmup_start, warmup_rule, per, first_epoch
-    )
+    fields = peak, warmup_epochs, warmup_start, warmup_rule, per, first_epoch
+    return _after_warmup(clock, fall, *fields, times_fall=False)
 
 
 def warmup_steps(
@@ -121,20 +120,48 @@ def warmup_steps(
         passed = sum(jnp.where(time > drop - tick / 2, 1, 0) for drop in drops)
         return peak * factor**passed
 
-    return _after_warmup(
-        clock, fall, peak, warmup_epochs, warmup_start, warmup_rule, per, first_epoch
-    )
+    fields = peak, warmup_epochs, warmup_start, warmup_rule, per, first_epoch
+    return _after_warmup(clock, fall, *fields, times_fall=False)
 
 
-def _after_warmup(clock, fall, peak, length, start, rule, per, first) -> Schedule:
+def warmup_polynomial(
+    clock: Clock,
+    *,
+    peak: float,
+    floor: float,
+    power: float,
+    warmup_epochs: float,
+    warmup_start: float,
+    warmup_rule: str,
+    per: str,
+    first_epoch: int,
+) -> Schedule:
+    """floor + (peak - floor) (1 - time / length of the run)^power from the first step.
+
+    While it lasts, the warm-up multiplies it by the share of the peak that it has
+    reached (mmsegmentation 0.x).
+    """
+
+    def fall(time, tick):
+        left = jnp.maximum(1 - time / clock.epochs, 0.0)
+        return floor + (peak - floor) * left**power
+
+    fields = peak, warmup_epochs, warmup_start, warmup_rule, per, first_epoch
+    return _after_warmup(clock, fall, *fields, times_fall=True)
+
+
+def _after_warmup(
+    clock, fall, peak, length, start, rule, per, first, *, times_fall
+) -> Schedule:
     check_name("schedule.per", per, ["step", "epoch"])
     check_name("schedule.warmup_rule", rule, WARMUP_RULES)
     tick = 1 / clock.steps_per_epoch if per == "step" else 1.0
 
     def schedule(step):
         time = epoch_of(step, clock, per=per, first=first)
-        climb = warmup(time, start, peak, length, rule, tick)
-        return jnp.where(time < length - tick / 2, climb, fall(time, tick))
+        climb, then = warmup(time, start, peak, length, rule, tick), fall(time, tick)
+        climb = climb * (then / peak) if times_fall else climb
+        return jnp.where(time < length - tick / 2, climb, then)
 
     return schedule
 
@@ -161,7 +188,11 @@ def momentum(momentum: float, rule: str, per: str, clock: Clock) -> Schedule:
     return rise
 
 
-SCHEDULES = {"cosine": warmup_cosine, "steps": warmup_steps}
+SCHEDULES = {
+    "cosine": warmup_cosine,
+    "steps": warmup_steps,
+    "polynomial": warmup_polynomial,
+}
 
 
 def make(config: Mapping, *, batch: int, clock: Clock) -> Rate:

@@ -77,7 +77,8 @@ class Geometry(NamedTuple):
 class Network(NamedTuple):
     """Named parts (encoder, decoder, ...) behind pure functions.
 
-    `inputs` holds keyword arguments for parts, inputs[part] for each.
+    `inputs` holds keyword arguments for parts, inputs[part] for each; for init also
+    a function that makes them of the outputs so far.
     """
 
     init: Callable  # (rng, images [B,H,W,C], **inputs) -> (params, stats)
@@ -102,6 +103,8 @@ class Method(NamedTuple):
     #                 for columns of other kinds see evals/pictures.py
     together: int  # consecutive examples that one term of the loss looks at: 1 where
     #                each stands alone, g for groups of g, ALL for the whole batch
+    predict: Callable | None = None  # (state, batch) -> what a dense task's evaluator
+    #                reads; None where there is no dense task
 
 
 class Objective(NamedTuple):

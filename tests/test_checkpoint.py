@@ -336,7 +336,8 @@ def ones(tree):
 def start(workdir, layout):
     """A warm start without batch statistics, from a network that is the same."""
     same = lambda part, found, wanted: (found, set())
-    return warm_start(str(workdir), {"params": layout, "stats": {}}, same)
+    whole = lambda parts, arrays: (parts, arrays)
+    return warm_start(str(workdir), {"params": layout, "stats": {}}, same, whole)
 
 
 @pytest.mark.parametrize("fsdp", [1, 4])

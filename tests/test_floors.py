@@ -10,9 +10,9 @@ PACKAGE = ROOT / "mixjax"
 
 FLOORS = {
     0: "errors commands registry state meshes groups branches interrupts cpu recipes "
-    "processes guard atomic",
+    "processes guard atomic dense",
     1: "models mixtures objectives data optim schedules checkpoint logs workdir flops "
-    "memory collectives",
+    "memory collectives detection",
     2: "methods ledger watchdog",
     3: "evals export targets page",
     4: "begin steps",

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import common
 from mixjax import schedules
 from mixjax.errors import UsageError
 from mixjax.schedules import Clock
@@ -27,6 +28,11 @@ def cosine(clock=TEN, **changes):
 def stairs(clock=TEN, **changes):
     fields = {"peak": 1.0, "factor": 0.1, "milestones": (4, -2)} | RISE | changes
     return schedules.warmup_steps(clock, **fields)
+
+
+def line(clock=TEN, **changes):
+    fields = {"peak": 1.0, "floor": 0.0, "power": 1.0} | RISE | changes
+    return schedules.warmup_polynomial(clock, **fields)
 
 
 def check(schedule, points):
@@ -85,8 +91,42 @@ def test_cosine_in_epochs():
     check(cosine(per="epoch", first_epoch=1), {9: 0.5, 10: 1, 49: 0.6913417, 50: 0.5})
 
 
+def test_polynomial():
+    """From the first step on, and no more than 0 once the run is over."""
+    check(line(warmup_epochs=0.0), {0: 1, 1: 0.99, 50: 0.5, 99: 0.01, 100: 0, 120: 0})
+    check(line(), {20: 0.8, 50: 0.5, 99: 0.01})
+    check(line(power=0.9), {50: 0.5**0.9, 90: 0.1**0.9})
+    check(line(peak=3.0, floor=1.0), {20: 2.6, 50: 2, 100: 1})
+
+
+def test_the_warmup_multiplies_the_polynomial():
+    """Half way through it the rate is half of 0.9, not half of the peak."""
+    check(line(), {0: 0, 1: 0.05 * 0.99, 10: 0.5 * 0.9, 19: 0.95 * 0.81, 20: 0.8})
+    check(line(peak=2.0, warmup_start=0.2), {0: 0.2, 10: 0.9 * 1.1, 20: 1.6})
+
+
+def test_mmsegmentation_in_steps():
+    """160 000 steps, 1500 of them warm up from a millionth (an epoch is a step)."""
+    config = common.warmup_polynomial(1e-4, "none", 1500.0).to_dict()
+    config |= {"base": 1.0, "warmup_start": 1e-6}
+    schedule = schedules.make(config, batch=16, clock=Clock(160_000, 1.0))
+    factor = lambda it: 1e-6 * (1 - it / 1500) + it / 1500
+    points = {it: factor(it) * (1 - it / 160_000) for it in (0, 1, 750, 1499)}
+    check(schedule, points | {1500: 1 - 1500 / 160_000, 80_000: 0.5, 160_000: 0})
+
+
+def test_detectron2_in_steps():
+    """24 000 steps, the rate a tenth at 18 000 and 22 000, 100 warm up from 0.001."""
+    config = common.warmup_steps(0.02, "none", 100.0, (18_000, 22_000), 0.1).to_dict()
+    config |= {"base": 1.0, "warmup_start": 0.001}
+    schedule = schedules.make(config, batch=16, clock=Clock(24_000, 1.0))
+    points = {it: 0.001 * (1 - it / 100) + it / 100 for it in (0, 1, 50, 99)}
+    points |= {100: 1, 17_999: 1, 18_000: 0.1, 21_999: 0.1, 22_000: 0.01}
+    check(schedule, points)
+
+
 def test_without_warmup_the_first_step_has_the_peak():
-    for shape in (cosine, stairs):
+    for shape in (cosine, stairs, line):
         check(shape(warmup_epochs=0.0, warmup_start=0.3), {0: 1.0})
 
 
@@ -120,7 +160,7 @@ def test_milestones_between_two_steps():
 
 
 @pytest.mark.parametrize("per", ["step", "epoch"])
-@pytest.mark.parametrize("shape", [cosine, stairs])
+@pytest.mark.parametrize("shape", [cosine, stairs, line])
 @pytest.mark.parametrize("length", [7, 12.75])
 def test_a_traced_step_gives_the_same_as_a_number(shape, per, length):
     schedule = shape(Clock(round(10 * length), length), per=per)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixjax.data import pipeline, sources, splits
+from mixjax.data import coco_objects, pipeline, sources, splits
 from mixjax.data.pipeline import Data
 from mixjax.data.reader import Reader
 from mixjax.data.source import MissingSplit, Source, subset
@@ -67,7 +67,13 @@ class Datasets:
                 sources.open_source, source, eval_split, directory, "data.eval_split"
             )
         splits.parse(eval_split, "data.eval_split")  # it is opened later
-        self._directory = directory
+        self.scenes = any(v.scene for v in self._views)
+        self._plain = source.partition(":")[0] in sources.ANNOTATED and not self.scenes
+        if self._plain:
+            self._source = without_annotations(self._source)
+        elif has_objects(self._source):
+            self._source = coco_objects.for_training(self._source)
+        self._directory, self._where = directory, (source, eval_split)
         self._batch, self._eval_batch, self._seed = batch, eval_batch, seed
         self._mesh, self._on_device = mesh, on_device
         self._threads, self._prefetch = threads, prefetch
@@ -88,6 +94,14 @@ class Datasets:
         where = "kept on the devices" if self._on_device else f"{self._threads} threads"
         return f"{self._source.name}, {self.size} examples, {labels}, {where}"
 
+    def category_ids(self) -> tuple[int, ...]:
+        """The number that files of results have for each class."""
+        source, split = self._where
+        kind, _, rest = source.partition(":")
+        if kind == "coco":
+            return coco_objects.category_ids(rest, split)
+        return tuple(range(1, self.classes + 1))
+
     def _check_size(self, source: Source) -> None:
         if source.size < self._batch:
             raise UsageError(
@@ -96,6 +110,11 @@ class Datasets:
             )
 
     def _check_same_start(self) -> None:
+        if any(v.scene for v in (*self._views, self.eval_view)):
+            raise UsageError(
+                "data.on_device=True keeps pictures alone; set data.on_device=False "
+                "for views that move boxes or maps of classes along."
+            )
         starts = {v.start for v in (*self._views, self.eval_view)}
         if len(starts) > 1 or any("decode_crop" in s for s in starts):
             raise UsageError(
@@ -113,16 +132,18 @@ class Datasets:
         wanted = (*geometry.image_size, geometry.channels)
         fields = [f"data.views[{i}]" for i in range(len(self._views))]
         views = [*self._views, self.eval_view]
-        images = Reader(self._source, views, self._seed).training(0, 0)["images"]
+        read = Reader(self._source, views, self._seed).training(0, 0)
         shapes = []
         for field, view, image in zip(
-            [*fields, "data.eval_view"], views, images, strict=True
+            [*fields, "data.eval_view"], views, read["images"], strict=True
         ):
             shape = self._shape(field, view, image)
-            crop = geometry.any_size and field not in (
-                "data.views[0]",
-                "data.eval_view",
+            free = (
+                ("data.views[0]",)
+                if view.scene
+                else ("data.views[0]", "data.eval_view")
             )
+            crop = (geometry.any_size or view.scene) and field not in free
             if shape != wanted and not (crop and shape[2:] == wanted[2:]):
                 raise UsageError(
                     f"{field} makes images of {_size(shape)} from {self._source.name}, "
@@ -132,7 +153,12 @@ class Datasets:
         number = jax.ShapeDtypeStruct((1,), jnp.int32)
         label = (1, self.classes) if self.several else (1,)
         label = jax.ShapeDtypeStruct(label, jnp.int32)
-        return {"views": tuple(shapes[:-1]), "index": number, "label": label}
+        found = {"views": tuple(shapes[:-1]), "index": number, "label": label}
+        targets = {
+            k: jax.ShapeDtypeStruct((1, *v.shape), v.dtype)
+            for k, v in read.get("targets", {}).items()
+        }
+        return found | ({"targets": targets} if targets else {})
 
     def _shape(self, field: str, view: View, image) -> tuple[int, ...]:
         if isinstance(image, bytes):
@@ -209,6 +235,8 @@ class Datasets:
             return None
         if source is None:
             return None
+        if self._plain:
+            source = without_annotations(source)
         self._check_same_classes(source)
         return self._settled(source)
 
@@ -230,6 +258,16 @@ class Datasets:
             places = np.arange(examples) * source.size // examples
             source = subset(source, places)
         return self._data(source, [self.eval_view], self._eval_batch)
+
+
+def has_objects(source: Source) -> bool:
+    """Whether the labels of a source are objects, not classes."""
+    return source.labels is not None and source.labels.dtype == object
+
+
+def without_annotations(source: Source) -> Source:
+    """Pictures alone, for views that move nothing along with them."""
+    return source._replace(classes=0, several=False, names=(), labels=None)
 
 
 def _size(shape) -> str:

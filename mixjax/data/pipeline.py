@@ -102,7 +102,10 @@ def make(
     def sweep_rows(step: int) -> np.ndarray:
         return (step * batch + np.arange(batch))[rows]
 
-    if on_device or (source.images is not None and all(v.host is None for v in views)):
+    if on_device or (
+        source.images is not None
+        and all(v.host is None and v.scene is None for v in views)
+    ):
         feed = feed_arrays(source, len(views), on_device, prefetch)
     else:
         feed = feed_files(reader, len(rows), threads)
@@ -213,11 +216,18 @@ def _options(threads: int, ahead: int = 0) -> grain.ReadOptions:
     )
 
 
+def inside(hw: Array, height: int, width: int) -> Array:
+    """[B, 2] heights and widths -> bool [B, height, width, 1], the pixels within."""
+    rows = jnp.arange(height)[None, :, None, None] < hw[:, 0, None, None, None]
+    return rows & (jnp.arange(width)[None, None, :, None] < hw[:, 1, None, None, None])
+
+
 def augment(views: Sequence[View], batch: dict, resident: dict, rng: Array) -> dict:
     """Runs the device half of the views: adds "views", a tuple of [B, h, w, C] float32.
 
     batch: "index" [B] and, unless the set is resident, "images", a tuple of uint8
-    arrays, one per view. Pure; it is jitted as a part of the step.
+    arrays, one per view. What lies beyond "hw" [B, 2] of "targets", the size of a
+    picture on its canvas, is zero in the end. Pure; it is jitted as a part of the step.
     """
     if resident:
         same = jnp.take(resident["images"], batch["index"], axis=0)  # [B, H, W, C]
@@ -227,6 +237,11 @@ def augment(views: Sequence[View], batch: dict, resident: dict, rng: Array) -> d
     seen = []
     for number, (view, image) in enumerate(zip(views, images, strict=True)):
         keys = example_keys(jax.random.fold_in(rng, number), batch["index"])
-        seen.append(jax.vmap(view.device)(keys, image))
+        image = jax.vmap(view.device)(keys, image)
+        if view.scene is not None and "hw" in batch["targets"]:
+            image = jnp.where(
+                inside(batch["targets"]["hw"], *image.shape[1:3]), image, 0
+            )
+        seen.append(image)
     rest = {k: v for k, v in batch.items() if k != "images"}
     return {**rest, "views": tuple(seen)}

@@ -53,18 +53,32 @@ class Reader:
 
     def _read(self, index: int, epoch: int) -> dict:
         picture, label = self.source.read(index)
-        images = []
+        annotation = label if isinstance(label, tuple) else None
+        images, targets = [], {}
         for number, view in enumerate(self.views):
-            if view.host is None:
-                images.append(picture)
+            rng = host_rng(self.seed, epoch, index, number)
+            if view.scene is not None:
+                self._check_annotated(annotation)
+                image, moved = view.scene(picture, annotation, rng)
+                images.append(image)
+                targets = targets or moved  # those of the first view
             else:
-                rng = host_rng(self.seed, epoch, index, number)
-                images.append(view.host(picture, rng))
-        return {
+                images.append(picture if view.host is None else view.host(picture, rng))
+        label = -1 if annotation is not None else label
+        found = {
             "images": tuple(images),
             "index": np.int32(index),
             "label": np.asarray(label, np.int32),  # [] or [classes]
         }
+        return found | ({"targets": targets} if targets else {})
+
+    def _check_annotated(self, annotation) -> None:
+        if annotation is None:
+            raise UsageError(
+                f"data: {self.source.name} has neither boxes nor maps of classes, "
+                f"which the views' first operation moves along with the pictures; "
+                f"take a source such as coco:PATH, voc_objects:PATH or ade20k:PATH."
+            )
 
     def _warn(self, index: int, error: Exception) -> None:
         title = self.source.title(index)

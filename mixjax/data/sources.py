@@ -4,6 +4,9 @@ tfds:NAME       a TFDS image set prepared as array_record (python -m mixjax.prep
 folder:PATH     PATH/<split>/... or PATH itself; class folders give labels, and so do
                 the files of some sets' own layouts: Tiny-ImageNet, FGVC-Aircraft, VOC
 npz:PATH        arrays <split>_image [N, H, W, C] uint8 and, if any, <split>_label
+coco:PATH       pictures with objects, as COCO's files have them
+voc_objects:PATH  those of PASCAL VOC, for detection; a split has its year: test2007
+ade20k:PATH     pictures with a class for every pixel
 digits          1,797 handwritten digits of 8 x 8 pixels, part of this package
 
 A split may be a sum, and a part of one: see splits.
@@ -15,9 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from mixjax.data import splits
+from mixjax.data.ade20k import open_ade20k
+from mixjax.data.coco_objects import open_coco
 from mixjax.data.folders import open_folder
 from mixjax.data.source import MissingSplit, Source, from_arrays, join
 from mixjax.data.tfds_sets import open_tfds
+from mixjax.data.voc_objects import open_voc
 from mixjax.errors import UsageError, check_name, nearest
 
 
@@ -99,5 +105,9 @@ KINDS = {
     "tfds": open_tfds,
     "folder": open_folder,
     "npz": open_npz,
+    "coco": open_coco,
+    "voc_objects": open_voc,
+    "ade20k": open_ade20k,
     "digits": open_digits,
 }
+ANNOTATED = ("coco", "voc_objects", "ade20k")  # with more than a class

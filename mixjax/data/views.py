@@ -2,7 +2,8 @@
 
 A view is a line of operations, left to right. The leading ones may be host
 operations, which run in the input pipeline and hand over uint8; the others run on the
-accelerator inside the train step. Arguments are Python literals.
+accelerator inside the train step. Arguments are Python literals. A scene operation is a
+host operation that moves boxes, masks or maps of classes along with their picture.
 """
 
 import ast
@@ -20,13 +21,16 @@ from mixjax.data import (
     erasing,
     host_ops,
     jitter,
+    photometric,
     randaugment,
+    scene_ops,
 )
 from mixjax.errors import UsageError, nearest
 
 Array = jax.Array
 OPS = host_ops.OPS | device_ops.OPS | jitter.OPS | blur_ops.OPS
-OPS |= randaugment.OPS | erasing.OPS
+OPS |= randaugment.OPS | erasing.OPS | photometric.OPS | scene_ops.OPS
+HOST = host_ops.OPS | scene_ops.OPS
 
 
 class View(NamedTuple):
@@ -35,6 +39,7 @@ class View(NamedTuple):
     text: str
     start: str  # the text of the host operation, "" if there is none
     host: Callable | None  # (picture, rng) -> uint8 [H, W, C]
+    scene: Callable | None  # (picture, annotation, rng) -> (uint8 [H, W, C], targets)
     device: Callable  # (key, uint8 [H, W, C]) -> float32 [h, w, C]
     mean: tuple[float, ...]  # of `normalize`, to undo it for looking; (0,) if none
     std: tuple[float, ...]
@@ -123,16 +128,17 @@ def build(ops: dict, name: str, args: list, kwargs: dict, field: str) -> Callabl
 
 def parse(text: str, field: str) -> View:
     """Text of a view -> View; UsageError names `field` and the nearest right word."""
-    host, start, device, mean, std = None, "", [], (0.0,), (1.0,)
+    host, scene, start, device, mean, std = None, None, "", [], (0.0,), (1.0,)
     found = calls(text, f"{field}={text!r}", "view", "flip(p=.5) | normalize")
     for i, (name, args, kwargs) in enumerate(found):
         op = build(OPS, name, args, kwargs, field)
-        if name in host_ops.OPS:
+        if name in HOST:
             if i:
                 raise UsageError(
                     f"{field}: {name} works on the host and must come first."
                 )
-            host, start = op, text.split("|")[0].strip()
+            start = text.split("|")[0].strip()
+            host, scene = (None, op) if name in scene_ops.OPS else (op, None)
             continue
         device.append(op)
         if name == "normalize":
@@ -146,4 +152,4 @@ def parse(text: str, field: str) -> View:
             image = op(jax.random.fold_in(key, i), image)
         return image
 
-    return View(text, start, host, on_device, tuple(mean), tuple(std))
+    return View(text, start, host, scene, on_device, tuple(mean), tuple(std))

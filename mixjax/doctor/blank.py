@@ -5,6 +5,8 @@ import io
 import numpy as np
 from PIL import Image
 
+from mixjax.data import sources
+from mixjax.data.scenes import Map, Objects, objects
 from mixjax.data.source import Source
 from mixjax.state import Geometry
 
@@ -17,10 +19,14 @@ def source(config, geometry: Geometry) -> Source:
     Files where config.data.source would have files, else arrays.
     """
     pixels = np.zeros((*geometry.image_size, geometry.channels), np.uint8)
-    filed = config.data.source.partition(":")[0] in ("tfds", "folder")
+    kind = config.data.source.partition(":")[0]
+    annotated = kind in sources.ANNOTATED
+    filed = annotated or kind in ("tfds", "folder")
     picture = as_file(pixels) if filed else pixels
     classes, several = labels(config)
     label = np.zeros(classes, np.int8) if several else 0 if classes else -1
+    if annotated:
+        label = annotation(kind, *pixels.shape[:2])
     every = lambda x: np.broadcast_to(x, (SIZE, *np.shape(x)))  # takes no memory
     return Source(
         name="a blank stand-in",
@@ -36,10 +42,20 @@ def source(config, geometry: Geometry) -> Source:
     )
 
 
+def annotation(kind: str, height: int, width: int) -> Objects | Map:
+    """One object that fills the picture, or one class everywhere."""
+    if kind == "ade20k":
+        return Map(np.zeros((height, width), np.uint8), "blank")
+    outline = [np.array([0.0, 0, width, 0, width, height, 0, height])]
+    row = ((0, 0, width, height), 0, False, False, height * width, outline)
+    return objects(0, height, width, [row], with_shapes=True)
+
+
 def labels(config) -> tuple[int, bool]:
     """(the classes that the network expects, 0 for none; whether several at once)."""
     model, method = config.model, config.method
-    classes = model.classifier.classes if "classifier" in model else 0
+    told = (getattr(section, "classes", 0) for section in model.values())
+    classes = next(filter(None, told), 0)
     return classes, bool(classes) and method.get("loss") == "sigmoid"
 
 

@@ -114,6 +114,8 @@ def look(
 def fitting(fields, geometry: Geometry, source: Source) -> dict:
     """config.data with views that make of any picture what the network expects."""
     height, width = geometry.image_size
+    if any(parse(view, "data.views").scene for view in fields.views):
+        return dict(fields) | of_scenes(fields, max(height, width))
     view = f"resize(({height}, {width}))"
     if source.images is None or geometry.channels in (1, 3):
         channels = 1 if geometry.channels == 1 else 3
@@ -121,6 +123,16 @@ def fitting(fields, geometry: Geometry, source: Source) -> dict:
         view = f"decode_center(({height}, {width}), {side}, channels={channels})"
     views = dict(views=(view,) * len(fields.views), eval_view=view)
     return dict(fields) | views | dict(eval_split="test", on_device=False)
+
+
+def of_scenes(fields, side: int) -> dict:
+    """The fields of fitting() where views move boxes or maps along."""
+    view = f"short_side(({side},), longest={side}, canvas={side})"
+    if fields.views[0].startswith("segment"):
+        view = f"segment_crop({side})"
+    whole = f"fit({side}, longest={side}, canvas={side})"
+    views = dict(views=(view,) * len(fields.views), eval_view=whole)
+    return views | dict(eval_split="test", on_device=False)
 
 
 def fit(found: Findings, config, source: Source, geometry: Geometry, mesh) -> bool:

@@ -13,13 +13,36 @@ import jax
 import jax.numpy as jnp
 
 from mixjax.errors import UsageError, check_name
-from mixjax.models import decoders, heads, norms, projectors, variational
+from mixjax.models import (
+    decoders,
+    detection_heads,
+    heads,
+    norms,
+    projectors,
+    pyramids,
+    res5,
+    upernet,
+    variational,
+)
 from mixjax.registry import call, load
 from mixjax.state import Geometry, Network
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 PARTS = {  # in the order in which they run
     "decoder": decoders.TokenDecoder,
+    "simple_pyramid": pyramids.SimplePyramid,
+    "neck": pyramids.Neck,
+    "fpn": pyramids.FPN,
+    "uper_head": upernet.UperHead,
+    "fcn_head": upernet.FCNHead,
+    "rpn_head": detection_heads.RPNHead,
+    "res5": res5.Res5,
+    "box_head": detection_heads.BoxHead,
+    "box_head_2": detection_heads.BoxHead,  # of the second stage of a cascade
+    "box_head_3": detection_heads.BoxHead,
+    "mask_head": detection_heads.MaskHead,
+    "mask_head_2": detection_heads.MaskHead,
+    "mask_head_3": detection_heads.MaskHead,
     "classifier": heads.Classifier,
     "pixel_head": heads.PixelHead,
     "token_projector": projectors.TokenProjector,
@@ -71,6 +94,7 @@ def assemble(parts: Mapping, geometry: Geometry) -> Network:
         for i, (name, part) in enumerate(parts.items()):
             key = jax.random.fold_in(rng, i)
             how = inputs.get(name, {})
+            how = how(outputs) if callable(how) else how
             new, variables = part.init_with_output(key, outputs, train=False, **how)
             outputs |= new
             params[name] = variables.pop("params")

@@ -9,8 +9,9 @@ Contiguous groups, a multiple of the devices, send nothing in the forward pass b
 sums for the running statistics. Interleaved groups (example i in group i % groups, what
 the CIFAR code's view of memory comes to) lie across devices and are summed over them.
 
-Statistics are float32 and two-pass whatever the precision of the activations.
-Departures: none.
+Statistics are float32 and two-pass whatever the precision of the activations. Where
+pictures or regions are padded to a common size, weights of 0 keep what is padding out
+of the statistics. Departures: none.
 """
 
 import functools
@@ -69,15 +70,26 @@ class BatchNorm(nn.Module):
     scale_init: Callable
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
-        """Raises UsageError if the groups do not divide a batch to train on."""
+    def __call__(self, x: Array, *, train: bool, weights: Array | None = None) -> Array:
+        """Raises UsageError if the groups do not divide a batch to train on.
+
+        weights: 1 for positions to take statistics from, 0 for others, with as many
+        axes as x but the last, each as long as in x or 1; None: all. All positions are
+        normalised. A group with no position left moves no running statistic.
+        """
         width, given = x.shape[-1:], x
         mean = self.variable("batch_stats", "mean", jnp.zeros, width, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, width, jnp.float32)
         if train:
             x, axis = grouped(x, self.groups, self.interleaved)
-            use = moments(x.astype(jnp.float32), axis)  # [G, C] each, but for axes of 1
-            self.remember(mean, var, *use, count=given.size // width[0] // self.groups)
+            if weights is None:
+                use = moments(x.astype(jnp.float32), axis)  # [G, C], but for axes of 1
+                count = given.size // width[0] // self.groups
+                self.remember(mean, var, *use, count=count)
+            else:
+                weights = self.cut(weights, given.shape)
+                *use, count = weighted_moments(x.astype(jnp.float32), weights, axis)
+                self.remember_weighted(mean, var, *use, count)
         else:
             use = mean.value, var.value
         factor, shift = jax.lax.rsqrt(use[1] + self.eps), 0.0
@@ -95,6 +107,25 @@ class BatchNorm(nn.Module):
         factor = count / (count - 1) if self.unbiased else 1.0
         mean.value = keep * mean.value + new[0]
         var.value = keep * var.value + factor * new[1]
+
+    def cut(self, weights: Array, shape: tuple[int, ...]) -> Array:
+        """Weights of positions -> float32, in groups as x [B, ..., C] of `shape`."""
+        weights = jnp.broadcast_to(weights, shape[:-1]).astype(jnp.float32)[..., None]
+        groups, each = self.groups, shape[0] // self.groups
+        split = (each, groups) if self.interleaved else (groups, each)
+        return weights.reshape(*split, *weights.shape[1:])
+
+    def remember_weighted(self, mean, var, batch_mean, batch_var, count: Array):
+        """remember for groups that have `count` positions each, which may be none."""
+        keep, width = self.momentum, batch_mean.shape[-1]
+        count = count.reshape(-1, 1)  # [G, 1]
+        factor = count / jnp.maximum(count - 1, 1) if self.unbiased else 1.0
+        new = batch_mean.reshape(-1, width), factor * batch_var.reshape(-1, width)
+        some = (count > 0).astype(jnp.float32)
+        for running, values in zip((mean, var), new, strict=True):
+            average = (some * values).sum(axis=0) / jnp.maximum(some.sum(), 1)  # [C]
+            moved = keep * running.value + (1 - keep) * average
+            running.value = jnp.where(some.any(), moved, running.value)
 
 
 def grouped(x: Array, groups: int, interleaved: bool) -> tuple[Array, int]:
@@ -129,3 +160,18 @@ def moments(x: Array, group_axis: int) -> tuple[Array, Array]:
     axes = tuple(a for a in range(x.ndim - 1) if a != group_axis)
     mean = x.mean(axis=axes, keepdims=True)
     return mean, jnp.square(x - mean).mean(axis=axes, keepdims=True)
+
+
+def weighted_moments(
+    x: Array, weights: Array, group_axis: int
+) -> tuple[Array, Array, Array]:
+    """moments of the positions of weight 1 alone, and how many there are in a group.
+
+    weights: as x, but with a last axis of 1. Without any, mean and variance are 0.
+    """
+    axes = tuple(a for a in range(x.ndim - 1) if a != group_axis)
+    count = weights.sum(axis=axes, keepdims=True)
+    share = weights / jnp.maximum(count, 1)
+    mean = (share * x).sum(axis=axes, keepdims=True)
+    variance = (share * jnp.square(x - mean)).sum(axis=axes, keepdims=True)
+    return mean, variance, count

@@ -3,7 +3,8 @@
 Basic and bottleneck blocks in the form v1.5 (a bottleneck's stride sits on its 3x3
 convolution), torch's padding, Kaiming-normal kernels by fan-out. Parameters are
 float32; `dtype` is that of convolutions and of the residual stream, while the norms'
-statistics and the mean over the last map are float32.
+statistics and the mean over the last map are float32. Pictures padded to one canvas
+may keep their padding out of batch statistics.
 """
 
 from collections.abc import Callable
@@ -51,6 +52,25 @@ def max_pool(x: Array) -> Array:
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
+def inside(hw: Array, stride: int, shape: tuple[int, int]) -> Array:
+    """Sizes hw [B, 2] in pixels -> [B, h, w] float32, 1 for places of pictures.
+
+    shape: (h, w) of a map whose places lie `stride` pixels apart; the places of a
+    picture are its first ceil(hw / stride) rows and columns.
+    """
+    ends = jnp.ceil(hw.astype(jnp.float32) / stride)[:, None]  # [B, 1, 2]
+    rows, columns = (jnp.arange(n) < ends[..., i] for i, n in enumerate(shape))
+    return (rows[:, :, None] & columns[:, None]).astype(jnp.float32)  # [B, h, w]
+
+
+def strided(seen: Array | None, stride: int) -> Array | None:
+    """Weights [B, h, w] of places, or None -> those of a map `stride` times coarser.
+
+    ceil(ceil(n / a) / b) is ceil(n / (a b)), so nothing is lost on the way.
+    """
+    return seen if seen is None else seen[:, ::stride, ::stride]
+
+
 class Block(nn.Module):
     """relu(x + branch(x)); [B, h, w, D] -> [B, h / stride, w / stride, D'].
 
@@ -66,12 +86,15 @@ class Block(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
-        """train is positional, as jax.checkpoint wants what is not an array."""
+    def __call__(self, x: Array, train: bool, seen: Array | None = None) -> Array:
+        """seen: weights [B, h, w] (or with axes of 1) of places for batch statistics.
 
-        def norm(name, scale_init=nn.initializers.ones):
+        train is positional, as jax.checkpoint wants what is not an array.
+        """
+
+        def norm(y, name, scale_init=nn.initializers.ones):
             module = self.norm(affine=True, scale_init=scale_init, name=name)
-            return lambda y: module(y, train=train)
+            return module(y, train=train, weights=seen)
 
         sides, strides, widths = [3, 3], [self.stride, 1], [self.width, self.width]
         if self.kind == "bottleneck":
@@ -79,15 +102,20 @@ class Block(nn.Module):
             widths = [self.width, self.width, 4 * self.width]
         y, last = x, len(sides)
         for i, how in enumerate(zip(widths, sides, strides, strict=True), start=1):
-            y = conv(*how, self.dtype, f"conv{i}")(y)
+            y, seen = conv(*how, self.dtype, f"conv{i}")(y), strided(seen, how[2])
             zero = self.zero_init and i == last
             scale = nn.initializers.zeros if zero else nn.initializers.ones
-            y = norm(f"bn{i}", scale)(y)
+            y = norm(y, f"bn{i}", scale)
             y = nn.relu(y) if i < last else y
         if x.shape != y.shape:
             x = conv(widths[-1], 1, self.stride, self.dtype, "downsample_conv")(x)
-            x = norm("downsample_bn")(x)
+            x = norm(x, "downsample_bn")
         return nn.relu(x + y)
+
+
+def rematerialised(remat: str) -> Callable:
+    """Block, or with remat "block" one whose insides are computed again backwards."""
+    return Block if remat == "none" else nn.remat(Block, static_argnums=(2,))
 
 
 class ResNet(nn.Module):
@@ -138,33 +166,47 @@ class ResNet(nn.Module):
             sides.append(side)
         return tuple(sides)
 
-    def stem_layers(self, x: Array, train: bool) -> Array:
-        """[B, H, W, C] -> [B, h, w, D] before the first stage."""
+    def stem_layers(self, x: Array, train: bool, hw: Array | None):
+        """[B, H, W, C] -> [B, h, w, D] before the first stage, and weights of places.
+
+        hw: see __call__; without sizes the weights are None.
+        """
         side, stride, padding, pool = STEMS[self.stem]
         init = KAIMING
         if self.stem_init == "torch_default":
             init = torch_default(side * side * self.channels)
         how = {"padding": padding, "kernel_init": init}
         x = conv(self.stem_width, side, stride, self.dtype, "conv1", **how)(x)
-        ones = nn.initializers.ones
-        x = self.norm(affine=True, scale_init=ones, name="bn1")(x, train=train)
-        return max_pool(nn.relu(x)) if pool else nn.relu(x)
+        seen = None if hw is None else inside(hw, stride, x.shape[1:3])
+        norm = self.norm(affine=True, scale_init=nn.initializers.ones, name="bn1")
+        x = nn.relu(norm(x, train=train, weights=seen))
+        return (max_pool(x), strided(seen, 2)) if pool else (x, seen)
 
     @nn.compact
-    def __call__(self, inputs: dict, *, train: bool, stages: bool = False) -> dict:
+    def __call__(
+        self,
+        inputs: dict,
+        *,
+        train: bool,
+        stages: bool = False,
+        hw: Array | None = None,
+    ) -> dict:
         """Encodes inputs["images"], of any size.
 
-        Returns map [B, h, w, D], features [B, D] and, if asked for `stages`, the maps
-        after every stage, all float32.
+        hw: [B, 2] heights and widths of the pictures, which lie in the upper left of
+        their canvas; what is beyond is no part of batch statistics. None: all is.
+        Returns map [B, h, w, D], features [B, D] (over the whole canvas) and, if asked
+        for `stages`, the maps after every stage, all float32.
         """
-        block = Block if self.remat == "none" else nn.remat(Block, static_argnums=(2,))
-        x, maps = self.stem_layers(inputs["images"], train), []
+        block, maps = rematerialised(self.remat), []
+        x, seen = self.stem_layers(inputs["images"], train, hw)
         for i, count in enumerate(self.layers):
             for j in range(count):
                 stride = 2 if i and not j else 1
                 how = self.block, self.widths[i], stride, self.zero_init
                 how += self.norm, self.dtype
-                x = block(*how, name=f"layer{i + 1}_{j}")(x, train)
+                x = block(*how, name=f"layer{i + 1}_{j}")(x, train, seen)
+                seen = strided(seen, stride)
             maps.append(x.astype(jnp.float32))
         found = {"map": maps[-1], "features": maps[-1].mean(axis=(1, 2))}
         return found | ({"stages": tuple(maps)} if stages else {})

@@ -12,7 +12,6 @@ NOT_BUILT_YET = ()
 # --- rows without a command ----------------------------------------------------------
 
 OTHERS = "DINO|MoCo v3|BEiT|C-MAE|SemMAE|MFF|PixMIM|iBOT|CMC|PIRL"
-DENSE = "detection_.*|instance_.*|.*segmentation_.*"
 REASONS = (
     (
         {"method": OTHERS},
@@ -64,10 +63,6 @@ REASONS = (
         {"method": "(MI-)?SimMIM", "protocol": "linear|lowshot.*"},
         "no recipe yet: linear_vitb.py and lowshot_vitb.py are of MAE's form of the "
         "ViT, not of SimMIM's or a Swin",
-    ),
-    (
-        {"protocol": DENSE},
-        "dense recipes: see downstream/README.md",
     ),
 )
 
@@ -193,6 +188,7 @@ PRETRAIN = (
     ({"method": "MI-MAE"}, "mimae_vitb.py:epochs={epochs}"),
     ({"method": "MAE", "backbone": "ViT-S"}, "mae_vits.py"),
     ({"method": "MAE", "epochs": "800"}, "mae_vitb.py"),
+    ({"method": "MAE", "epochs": ""}, "mae_vitb.py:epochs=1600"),  # what MAE reports
     ({"method": "MAE"}, "mae_vitb.py:epochs={epochs}"),
     ({"method": "SimMIM"}, "simmim_vitb.py"),
     ({"method": "MI-SimMIM"}, "misimmim_swinb.py"),
@@ -205,8 +201,19 @@ PRETRAIN = (
 SMALL = "CIFAR-10|CIFAR-100|STL-10|Tiny-ImageNet"
 TUNED = "finetune_vitb.py:base=1e-3,decay=.75"  # as MI-MAE's section 5.1 has it
 LARGE = "finetune_vitl.py --config.model.encoder.drop_path=.1 --config.batch=512"
+VITDET, UPER_B = "coco_vitdet_vitb.py", "ade20k_uper_vitb.py:bias=1"
+UPER_A4 = "ade20k_uper_vitl.py:size=B,decay=.65"
+MASK_RCNN = {"settings.head": "Mask R-CNN R50-C4"}
 DOWNSTREAM = (  # (recipe begun from the pre-training, evaluations that are not its own)
     ({"protocol": "knn5|knn200"}, ("", "")),
+    ({"protocol": "detection_voc"}, ("voc_c4_r50.py", "")),
+    (MASK_RCNN | {"settings.schedule": "1x"}, ("coco_c4_r50.py:schedule=1x", "")),
+    (MASK_RCNN | {"settings.schedule": "2x"}, ("coco_c4_r50.py:schedule=2x", "")),
+    ({"protocol": "(detection|instance)_coco", "paper": "mimae"}, (VITDET, "")),
+    ({"protocol": "(detection|instance)_coco"}, ("coco_cascade_vitl.py", "")),
+    ({"protocol": "segmentation_ade20k", "paper": "mimae"}, (UPER_B, "")),
+    ({"protocol": "segmentation_ade20k"}, ("ade20k_uper_vitl.py", "")),
+    ({"protocol": "ablation_segmentation_ade20k"}, (UPER_A4, "")),
     (
         {"protocol": "linear", "pretrain_data": SMALL, "method": "SwAV"},
         ("linear_cifar.py:encoder=swav,data={set}", ""),
@@ -243,13 +250,21 @@ PROTOCOLS = {  # a row's protocol, or evaluations -> the entry's protocol begins
     "lowshot10": r"lowshot/share=10\b",
     "robustness_a": r"robust/imagenet_a\b",
     "robustness_c": r"robust/imagenet_c\b",
+    "detection_voc": r"detection_voc\b",
+    "detection_coco": r"detection_coco\b",
+    "instance_coco": r"detection_coco\b",  # boxes and masks are measured together
+    "segmentation_ade20k": r"segmentation_ade20k\b",
+    "ablation_segmentation_ade20k": r"segmentation_ade20k\b",
 }
+DENSE = "AP AP50 AP75 APs APm APl mIoU".split()
+DENSE += "APmask APmask50 APmask75 APmask_s APmask_m APmask_l".split()
 METRICS = {  # a row's metric on a data set -> the name of the entry's metric
     ("top1", "ImageNet-A"): r"(.*/)?imagenet_a/top1",
     ("mCE", "ImageNet-C"): r"(.*/)?imagenet_c/mce",
     ("top1", None): r"(?!.*imagenet_)(.*/)?top1",
     ("top5", None): r"(?!.*imagenet_)(.*/)?top5",
 }
+METRICS |= {(name, None): rf"(.*/)?{name}" for name in DENSE}
 SAME = (  # fields of the pre-training that must be as in the row's recipe
     r"epochs",
     r"steps",
@@ -258,7 +273,12 @@ SAME = (  # fields of the pre-training that must be as in the row's recipe
     r"model\.encoder\.(name|image_size|patch|width|depth|depths|heads|window)",
     r"model\.encoder\.(block|layers|widths|stem)",
 )
-SAME_AFTER = (r"epochs", r"steps", r"method\.name", r"model\.encoder\.image_size")
+SAME_AFTER = (
+    r"epochs",
+    r"steps",
+    r"method\.name",
+    r"model\.encoder\.(image_size|relative)",
+)
 FREE = (  # fields that make no difference worth telling; all others are told
     r"(log|checkpoint|evals|mesh)\..*",
     r"data\.(source|directory|threads|prefetch|eval_batch|on_device)",

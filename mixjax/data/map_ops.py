@@ -1,0 +1,97 @@
+"""View operations of maps of classes, as mmsegmentation has them.
+
+See scene_ops for what they return. Resizing is Pillow's bilinear, which smooths as it
+shrinks, and nearest for labels, both with half-pixel centres; mmsegmentation's OpenCV
+does not smooth.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from mixjax.data import host_ops
+from mixjax.data import scene_moves as moves
+from mixjax.data.host_ops import check_range, pair
+from mixjax.data.scenes import IGNORED, Map
+
+REDRAWS = 10  # of a window in which one class is nearly everything
+
+
+def check_sides(shortest: int, longest: int) -> None:
+    """ValueError unless 1 <= shortest <= longest."""
+    if not 1 <= shortest <= longest:
+        raise ValueError(f"shortest={shortest} is not in 1 .. longest={longest}")
+
+
+def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [h, w] -> uint8 [*size], the nearest label to each pixel's centre."""
+    return np.asarray(Image.fromarray(labels).resize(size[::-1], Image.NEAREST))
+
+
+def segment_crop(
+    size: int,
+    scale: tuple[float, float] = (0.5, 2.0),
+    base: tuple[int, int] = (2048, 512),
+    share: float = 0.75,
+) -> Callable:
+    """mmsegmentation's training view: resize, cut to `size`, flip.
+
+    The picture is resized to fit base (long, short side) times U(scale). A window is
+    drawn again, up to ten times, while one class is all that counts in it or `share`
+    and more of it; share=1 takes the first. Gives "map" [size, size], 255 is ignored,
+    and "hw".
+    """
+    check_range("scale", scale)
+    check_sides(base[1], base[0])
+    if not 0 < share <= 1:
+        raise ValueError(f"share={share} is not in 0 .. 1")
+    pair(size)
+
+    def op(picture, annotation, rng):
+        image = moves.start(picture, annotation, Map).image
+        ratio = scale[0] + (scale[1] - scale[0]) * rng.random()
+        new = moves.fitting(image.shape[:2], base[1] * ratio, base[0] * ratio)
+        image = host_ops.resize(image, new, "bilinear", antialias=True)
+        labels = resize_labels(annotation.labels, new)
+        window = varied_window(labels, size, share, rng)
+        image, labels = image[window], labels[window]
+        if rng.random() < 0.5:
+            image, labels = image[:, ::-1], labels[:, ::-1]
+        found = {"map": moves.pad(labels, (size, size), IGNORED)}
+        found["hw"] = np.array(labels.shape, np.float32)
+        return moves.pad(image, (size, size), 0), found
+
+    return op
+
+
+def varied_window(labels: np.ndarray, size: int, share: float, rng) -> tuple:
+    """Slices of a window of `size` in which no class has `share` of what counts."""
+    for _ in range(REDRAWS + 1):
+        top, left = (int(rng.integers(max(s - size, 0) + 1)) for s in labels.shape)
+        window = slice(top, top + size), slice(left, left + size)
+        if share == 1:
+            break
+        counts = np.bincount(labels[window].reshape(-1), minlength=256)[:IGNORED]
+        if (counts > 0).sum() > 1 and counts.max() < share * counts.sum():
+            break
+    return window
+
+
+def segment_fit(shortest: int, longest: int) -> Callable:
+    """mmsegmentation's test view: the whole picture, resized, in a size of its own.
+
+    Gives "map" [H, W], the labels of the file in its own size.
+    """
+    check_sides(shortest, longest)
+
+    def op(picture, annotation, rng):
+        image = moves.start(picture, annotation, Map).image
+        new = moves.fitting(image.shape[:2], shortest, longest)
+        image = host_ops.resize(image, new, "bilinear", antialias=True)
+        return image, {"map": annotation.labels}
+
+    return op
+
+
+OPS = {"segment_crop": segment_crop, "segment_fit": segment_fit}

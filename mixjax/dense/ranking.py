@@ -1,0 +1,18 @@
+"""The best of a list in a fixed number of places."""
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def top(scores: Array, valid: Array, count: int) -> tuple[Array, Array]:
+    """The `count` best valid entries: index (count,) int32 and valid (count,) bool.
+
+    scores: (N,) above -inf; valid: (N,) bool. Sorted by score, of equal ones the lower
+    index first. Places with nothing in them come last, invalid, with an index in range.
+    """
+    n, valid = len(scores), jnp.asarray(valid)
+    index = jax.lax.top_k(jnp.where(valid, scores, -jnp.inf), min(count, n))[1]
+    index = jnp.pad(index, (0, max(count - n, 0)))
+    return index, valid[index] & (jnp.arange(count) < n)

@@ -1,0 +1,178 @@
+"""Heads of semantic segmentation: UperNet (Xiao et al., 2018) and an auxiliary one.
+
+As mmsegmentation has them: convolutions without bias, each with a batch norm and ReLU;
+bilinear resizing between half-pixel centres; whole channels dropped before the last
+layer, which starts from N(0, 0.01). Logits are float32.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mixjax.errors import UsageError
+from mixjax.models.dense import dense
+from mixjax.models.pyramids import along_axes
+from mixjax.models.resnet import conv
+
+Array = jax.Array
+
+
+def bins(cells: int, count: int) -> np.ndarray:
+    """[count, cells]: the means over `count` bins, torch's adaptive pooling.
+
+    Bin i holds the cells from floor(i n / s) up to ceil((i + 1) n / s): bins overlap
+    where their number does not divide that of the cells.
+    """
+    i, cell = np.arange(count)[:, None], np.arange(cells)
+    inside = (cell >= i * cells // count) & (cell < -(-(i + 1) * cells // count))
+    return inside / inside.sum(axis=1, keepdims=True)
+
+
+def resized(x: Array, like: Array) -> Array:
+    """[B, h, w, C] -> the rows and columns of another map."""
+    shape = (len(x), *like.shape[1:3], x.shape[-1])
+    return jax.image.resize(x, shape, "linear", antialias=False)
+
+
+class Unit(nn.Module):
+    """A convolution, batch norm and ReLU: [B, h, w, C] -> [B, h, w, width]."""
+
+    width: int
+    side: int
+    norm: Callable
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        x = conv(self.width, self.side, 1, self.dtype, "conv")(x)
+        ones = nn.initializers.ones
+        norm = self.norm(affine=True, scale_init=ones, name="bn")
+        return nn.relu(norm(x, train=train))
+
+
+class Pool(nn.Module):
+    """The means of scale x scale bins, projected, as a map of x's size again."""
+
+    scale: int
+    width: int
+    norm: Callable
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        means = along_axes(x, *(bins(n, self.scale) for n in x.shape[1:3]))
+        unit = Unit(self.width, 1, self.norm, self.dtype, name="unit")
+        return resized(unit(means, train), x)
+
+
+class Fuse(nn.Module):
+    """Maps, all enlarged to the first, to one [B, h, w, width]."""
+
+    width: int
+    norm: Callable
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, maps: list[Array], train: bool) -> Array:
+        """train is positional, as jax.checkpoint wants what is not an array."""
+        x = jnp.concatenate([resized(y, maps[0]) for y in maps], axis=-1)
+        return Unit(self.width, 3, self.norm, self.dtype, name="unit")(x, train)
+
+
+class Classes(nn.Module):
+    """[B, h, w, C] -> logits [B, h, w, classes] float32, after dropping channels."""
+
+    classes: int
+    dropout: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        drop = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)
+        how = {"kernel_init": nn.initializers.normal(0.01)}
+        layer = dense(self.classes, self.dtype, "proj", **how)
+        return layer(drop(x)).astype(jnp.float32)
+
+
+class UperHead(nn.Module):
+    """pyramid, fine to coarse -> logits [B, h, w, classes] of the finest map's size."""
+
+    width: int
+    classes: int
+    dropout: float  # the share of channels that an image loses in training
+    scales: tuple[int, ...]  # bins of the pooled maps, by side
+    remat: bool  # the backward pass makes the input of the widest layer again
+    norm: Callable  # see norms.make
+    dtype: jnp.dtype
+
+    def __post_init__(self):
+        super().__post_init__()
+        check("uper_head", self.classes, self.dropout)
+        if not self.scales or min(self.scales) < 1:
+            raise UsageError(
+                f"model.uper_head.scales={tuple(self.scales)} must be numbers from 1 "
+                f"up, such as (1, 2, 3, 6)."
+            )
+
+    @nn.compact
+    def __call__(self, inputs: dict, *, train: bool) -> dict:
+        how = {"width": self.width, "norm": self.norm, "dtype": self.dtype}
+        *finer, coarsest = (x.astype(self.dtype) for x in inputs["pyramid"])
+        pooled = [
+            Pool(scale=scale, name=f"pool{i}", **how)(coarsest, train)
+            for i, scale in enumerate(self.scales)
+        ]
+        top = Fuse(name="top", **how)([coarsest, *pooled], train)
+        maps = [
+            Unit(side=1, name=f"lateral{i}", **how)(x, train)
+            for i, x in enumerate(finer)
+        ]
+        for i in reversed(range(len(maps))):
+            above = maps[i + 1] if i + 1 < len(maps) else top
+            maps[i] = maps[i] + resized(above, maps[i])
+        maps = [
+            Unit(side=3, name=f"smooth{i}", **how)(x, train) for i, x in enumerate(maps)
+        ]
+        fuse = nn.remat(Fuse, static_argnums=(2,)) if self.remat else Fuse
+        x = fuse(name="fuse", **how)([*maps, top], train)
+        head = Classes(self.classes, self.dropout, self.dtype, name="classes")
+        return {"logits": head(x, train)}
+
+
+class FCNHead(nn.Module):
+    """One of `maps` [B, h, w, D] -> aux_logits [B, h, w, classes]."""
+
+    map: int  # which of the maps, from 0
+    width: int
+    classes: int
+    dropout: float
+    norm: Callable  # see norms.make
+    dtype: jnp.dtype
+
+    def __post_init__(self):
+        super().__post_init__()
+        check("fcn_head", self.classes, self.dropout)
+
+    @nn.compact
+    def __call__(self, inputs: dict, *, train: bool) -> dict:
+        maps = inputs["maps"]
+        if not 0 <= self.map < len(maps):
+            raise UsageError(
+                f"model.fcn_head.map={self.map}: there are {len(maps)} maps "
+                f"(model.encoder.taps), 0 to {len(maps) - 1}."
+            )
+        unit = Unit(self.width, 3, self.norm, self.dtype, name="unit")
+        x = unit(maps[self.map].astype(self.dtype), train)
+        head = Classes(self.classes, self.dropout, self.dtype, name="classes")
+        return {"aux_logits": head(x, train)}
+
+
+def check(part: str, classes: int, dropout: float) -> None:
+    """UsageError for a head without classes or a share that is none."""
+    if classes < 1:
+        raise UsageError(f"model.{part}.classes={classes} must be 1 up.")
+    if not 0 <= dropout < 1:
+        raise UsageError(f"model.{part}.dropout={dropout} must be from 0 to below 1.")
