@@ -1,4 +1,4 @@
-"""What a picture costs in each recipe of segmentation and detection, and how that grows.
+"""What a picture costs in each recipe of segmentation and detection, and how it grows.
 
     python bench/dense.py [--only=coco_vitdet_vitb] [--json=results/bench_dense.json]
 

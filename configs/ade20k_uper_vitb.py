@@ -6,8 +6,8 @@
 
 MAE 48.1, MI-MAE 49.3 (single scale); 9.3e18 FLOP. MAE's own rate was never published,
 so these are mmsegmentation's (48.13 from MAE's weights); the papers searched, and rate,
-decay and drop-path are worth two points: sweep them. bias=1, mmsegmentation's form, adds
-relative positions (from zero) and scales of the branches (from one) to the blocks.
+decay and drop-path are worth two points: sweep them. bias=1, mmsegmentation's form,
+adds relative positions (from zero) and scales of the branches (from one) to the blocks.
 Departures: none known.
 """
 

@@ -208,7 +208,7 @@ def detector(padding: str, anchors, rpn, boxes, masks, test) -> ConfigDict:
 
 
 def vitdet(size: str, drop_path: float, decay: float) -> ConfigDict:
-    """Mask R-CNN of ViTDet on COCO (Li et al., 2022): 100 epochs of 64 as 184,375 steps.
+    """Mask R-CNN of ViTDet on COCO (Li et al., 2022): 100 epochs of 64 pictures.
 
     Norms of the pyramid and heads, biases and relative positions decay, too, as they do
     in detectron2's code; the transformer's own norms and its positions do not.
@@ -313,6 +313,16 @@ def whole_view(mask_side: int) -> str:
     """The test view of a short side of 800."""
     rest = f"longest=1333, canvas=1344, objects=100, mask_side={mask_side}"
     return f"fit(800, {rest}) | normalize"
+
+
+def without_masks(c: ConfigDict) -> ConfigDict:
+    """Makes a recipe learn and find boxes alone."""
+    for name in [name for name in c.model if name.startswith("mask_head")]:
+        del c.model[name]
+    c.method.masks = ConfigDict()
+    none = lambda view: view.replace("mask_side=112", "mask_side=0")
+    c.data.views, c.data.eval_view = (none(c.data.views[0]),), none(c.data.eval_view)
+    return c
 
 
 def short_sides(lowest: int, mask_side: int) -> str:

@@ -36,6 +36,8 @@ METHODS = {  # method.name: the pages that must hold every field of it
     "multiscale": ("siamese", "mixtures"),
     "detmix": ("detmix",),
     "supervised": ("supervised",),
+    "segment": ("segment",),
+    "detect": ("detect",),
 }
 SECTIONS = "data model method optim schedule evals checkpoint mesh watchdog log"
 EXAMPLES = {  # names that the text makes up, of fields that one may add

@@ -42,7 +42,9 @@ def proposals(
 
 def _level(logits, deltas, anchors, hw, before, after, threshold):
     """One level: boxes [k, 4], scores (k,) and valid (k,), k of them at most."""
-    scores, at = jax.lax.top_k(logits.astype(jnp.float32), min(before, len(logits)))
+    logits = logits.astype(jnp.float32)
+    at = ranking.best(logits, min(before, len(logits)))
+    scores = logits[at]
     boxes = box_ops.decode(deltas[at], jnp.asarray(anchors)[at], (1, 1, 1, 1))
     valid = jnp.isfinite(scores) & jnp.isfinite(boxes).all(axis=1)
     boxes = box_ops.clip(boxes, hw)

@@ -139,9 +139,9 @@ def check_fits(weights: Weights, to: str) -> None:
     name = model["encoder"]["name"]
     if name not in target.rules:
         others = [k for k, t in TARGETS.items() if name in t.rules]
+        where = ", ".join(others) or "no file yet"
         raise UsageError(
-            f"--to={to} has no names for a {name} encoder; it goes to "
-            f"{', '.join(others)}."
+            f"--to={to} has no names for a {name} encoder; it goes to {where}."
         )
     for part in weights.parts:
         if part != "encoder" and part not in target.parts:

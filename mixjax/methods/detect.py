@@ -29,7 +29,19 @@ from mixjax.dense.masks import mask_targets
 from mixjax.detection import detector, finding, rules
 from mixjax.detection.detector import Detector
 from mixjax.detection.targets import UNIT, Regions, anchor_targets, labelled, sampled
+from mixjax.errors import UsageError
 from mixjax.state import Aux, Method, Network, Variables, example_keys
+
+
+def check_targets(d: Detector, batch: dict) -> None:
+    """UsageError unless the views give what is to be learned."""
+    for name in ("boxes", "masks") if d.mask_heads else ("boxes",):
+        if name not in batch.get("targets", {}):
+            raise UsageError(
+                f"method.name='detect' learns {name}, which data.views[0] does not "
+                f"give: begin it with large_jitter or short_side, with mask_side=112 "
+                f"for masks; a recipe's masks=0 learns boxes alone."
+            )
 
 
 def scale_gradient(x, share: float):
@@ -149,6 +161,7 @@ def make(
 
     def init(rng, batch):
         images = batch["views"][0]
+        check_targets(d, batch)
         return Variables(*detector.init(d, rng, images), teacher={}, memory={})
 
     def loss(params, state, batch, rng):

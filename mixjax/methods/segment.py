@@ -38,6 +38,11 @@ def make(network: Network, *, auxiliary: float, over: str) -> Method:
     main = tuple(name for name in network.parts if name != "fcn_head")
 
     def init(rng, batch):
+        if "map" not in batch.get("targets", {}):
+            raise UsageError(
+                "method.name='segment' learns maps of classes, which data.views[0] "
+                "does not give: begin it with segment_crop, and take ade20k:PATH."
+            )
         params, stats = network.init(rng, batch["views"][0])
         return Variables(params, stats, teacher={}, memory={})
 

@@ -1,0 +1,125 @@
+"""The recipes of segmentation and detection: rates, decays, lengths, as they are."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from mixjax import methods, models, optim, recipes, schedules
+from mixjax.assembly import make_clock
+from mixjax.meshes import path_name
+from tests import tiny
+
+VITS = {  # recipe -> blocks, decay of layers, weight decay
+    "ade20k_uper_vitb": (12, 0.65, 0.05),
+    "ade20k_uper_vitl": (24, 0.75, 0.05),
+    "coco_vitdet_vitb": (12, 0.7, 0.1),
+    "coco_cascade_vitl": (24, 0.75, 0.05),
+    "coco_cascade_vitl:form=detectron2": (24, 0.75, 0.05),
+}
+C4 = ("voc_c4_r50", "coco_c4_r50:schedule=2x")
+
+
+@functools.cache
+def built(text):
+    """(config, shapes of the parameters) of a recipe in its own size."""
+    name, _, argument = text.partition(":")
+    config = recipes.load(f"{tiny.ROOT}/configs/{name}.py:{argument}")
+    network = models.make(config.model)
+    method = methods.make(config.method, network, clock=schedules.Clock(1, 1))
+    side = config.model.encoder.image_size
+    shape = lambda *s: jax.ShapeDtypeStruct(s, np.float32)
+    targets = {k: shape(1) for k in ("map", "boxes", "masks")}
+    batch = {"views": (shape(1, *side, 3),), "targets": targets}
+    return config, jax.eval_shape(method.init, jax.random.key(0), batch).params
+
+
+def rates_and_decays(text):
+    """{path: (multiplier of the rate, whether it decays)} as optim.make has them."""
+    config, params = built(text)
+    o = config.optim
+    mask = optim.decay_mask(params, o.decay_vectors, o.decay_exempt)
+    scales = jax.tree.map(lambda _: 1.0, params)
+    if o.layer_decay != 1:
+        scales = optim.layer_scales(params, o.layer_decay, o.layers)
+    paths = [path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
+    values = zip(jax.tree.leaves(scales), jax.tree.leaves(mask), strict=True)
+    return dict(zip(paths, values, strict=True))
+
+
+@pytest.mark.parametrize("text", VITS)
+def test_rates_fall_from_layer_to_layer(text, said):
+    """As printed when a run starts: positions slowest, all that is new at full rate."""
+    depth, decay, weight_decay = VITS[text]
+    config, params = built(text)
+    found = rates_and_decays(text)
+    for name, (scale, _) in found.items():
+        if not name.startswith("encoder/"):
+            assert scale == 1, name
+    close = lambda name, power: found[name][0] == pytest.approx(decay**power)
+    assert close("encoder/pos_embed", depth + 1)
+    assert close("encoder/patch_embed/proj/kernel", depth + 1)
+    for i in (0, depth // 2, depth - 1):
+        assert close(f"encoder/blocks_{i}/attn/qkv/kernel", depth - i)
+    clock = make_clock(config, 1000)
+    rate = schedules.make(config.schedule, batch=config.batch, clock=clock)
+    said.clear()
+    optim.make(config.optim, rate, params, clock=clock)
+    table = "\n".join(said)
+    assert f"{decay ** (depth + 1):.4g}" in table and f"{weight_decay:.4g}" in table
+
+
+def test_vitdet_decays_all_but_the_transformers_norms_and_positions():
+    found = rates_and_decays("coco_vitdet_vitb")
+    assert found["encoder/pos_embed"][0] == pytest.approx(0.00969, abs=5e-6)
+    spared = {name for name, (_, decays) in found.items() if not decays}
+    norms = [f"encoder/blocks_{i}/norm{j}" for i in range(12) for j in (1, 2)]
+    norms = {f"{norm}/{leaf}" for norm in norms for leaf in ("scale", "bias")}
+    assert spared == norms | {"encoder/pos_embed"}
+    assert found["encoder/blocks_3/attn/rel_pos_h"] == (pytest.approx(0.7**9), True)
+
+
+def test_upernet_spares_vectors_alone():
+    found, (_, params) = rates_and_decays("ade20k_uper_vitb"), built("ade20k_uper_vitb")
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    for path, leaf in leaves:
+        assert found[path_name(path)][1] == (leaf.ndim > 1)
+
+
+@pytest.mark.parametrize("text", C4)
+def test_c4_spares_its_norms(text):
+    found = rates_and_decays(text)
+    spared = {name for name, (_, decays) in found.items() if not decays}
+    norm = lambda name: "bn" in name or name.startswith("res5/norm/")
+    assert spared == {name for name in found if norm(name)}
+    assert found["box_head/logits/bias"] == (1.0, True)
+
+
+LENGTHS = {  # steps, batch; {step: share of the peak}
+    "ade20k_uper_vitb": (160_000, 16, {0: 1e-6, 750: 0.4977, 80_000: 0.5}),
+    "coco_vitdet_vitb": (
+        184_375,
+        64,
+        {0: 1e-3, 125: 0.5005, 163_888: 1, 163_890: 0.1, 177_547: 0.01},
+    ),
+    "voc_c4_r50": (24_000, 16, {0: 1e-3, 100: 1, 17_999: 1, 18_000: 0.1, 22_000: 0.01}),
+    "coco_c4_r50": (90_000, 16, {500: 0.5005, 59_999: 1, 60_000: 0.1, 80_000: 0.01}),
+    "coco_c4_r50:schedule=2x": (180_000, 16, {119_999: 1, 120_000: 0.1, 160_000: 0.01}),
+    "coco_cascade_vitl": (
+        12 * 7329,
+        16,
+        {0: 1e-3, 250: 0.5005, 9 * 7329 - 1: 1, 9 * 7329: 0.1, 11 * 7329: 0.01},
+    ),
+}
+
+
+@pytest.mark.parametrize("text", LENGTHS)
+def test_lengths_and_rates_are_the_papers(text):
+    config, _ = built(text)
+    steps, batch, shares = LENGTHS[text]
+    clock = make_clock(config, 117_266 // 16)
+    assert (clock.total_steps, config.batch) == (steps, batch)
+    rate = schedules.make(config.schedule, batch=batch, clock=clock)
+    for step, share in shares.items():
+        assert float(rate(step)) / rate.peak == pytest.approx(share, rel=2e-3), step
