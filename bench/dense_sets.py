@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 SIDE, PICTURES = 64, 9
+TRAINED = 8  # of them show something
 COLOURS = np.array([(220, 40, 40), (40, 200, 60), (50, 80, 230)], np.uint8)
 
 

@@ -6,7 +6,8 @@
 Each recipe of configs/ goes, on digits in colour, the way that a user's run goes:
 mixjax.main for four steps, mixjax.evaluate, mixjax.export with --check where torch is
 installed, mixjax.import_weights of what that wrote. What comes back must equal what
-went out to the last bit. bench/small.py says what is made small, and what stays. Ends
+went out to the last bit. Detectors and segmenters, which are not exported, end with
+mixjax.look. bench/small.py says what is made small, and what stays. Ends
 with 1 if a recipe did not get to the end.
 """
 
@@ -27,7 +28,7 @@ import numpy as np
 import record
 import small
 
-from mixjax import evaluate, import_weights, main, recipes
+from mixjax import evaluate, import_weights, look, main, recipes
 from mixjax.errors import DONE, FAILED
 from mixjax.export import __main__ as export
 from mixjax.export import weights
@@ -89,6 +90,10 @@ def tour(text: str, pictures: Path, folder: Path) -> str:
     said(main.run, f"--config={recipe}", f"--workdir={run}", *flags)
     first, last = losses(run)
     found = said(evaluate.run, f"--workdir={run}")[0].split()
+    start = f"loss {first:8.3f} to {last:8.3f}   {found[0]} {float(found[1]):.1f}   "
+    if config.method.name in small.DENSE:
+        drawn = len(said(look.run, f"--workdir={run}", "--count=4"))
+        return f"{start}{drawn} drawings   {time.monotonic() - begin:.0f} s"
     to = TARGETS.get(config.model.encoder.name, "timm")
     check = ["--check"] * (importlib.util.find_spec("torch") is not None)
     to_torch = [f"--workdir={run}", f"--to={to}", f"--out={file}", *check]
@@ -99,10 +104,8 @@ def tour(text: str, pictures: Path, folder: Path) -> str:
     if differ:
         raise Failed(f"came back otherwise: {', '.join(differ)}")
     checked = f"within {max(map(float, far)):.0e}" if far else "not checked"
-    return (
-        f"loss {first:8.3f} to {last:8.3f}   {found[0]} {float(found[1]):.1f}   "
-        f"{to} {checked}, {count} tensors back   {time.monotonic() - begin:.0f} s"
-    )
+    seconds = time.monotonic() - begin
+    return f"{start}{to} {checked}, {count} tensors back   {seconds:.0f} s"
 
 
 def here(text: str) -> int:

@@ -7,7 +7,9 @@ the ops of its views. What shrinks are widths, depths, pictures, batch and steps
 import re
 from pathlib import Path
 
+import dense_sets
 import numpy as np
+import small_dense
 from PIL import Image
 
 from mixjax.data import sources
@@ -44,6 +46,12 @@ FIELDS = {  # of any recipe that has them
     "method.objective.size": 16,
 }
 FIELDS |= {f"model.decoder.{k}": v for k, v in TRANSFORMER.items()}
+DENSE = ("segment", "detect")  # methods
+SCENES = {  # data.source -> folder, split and classes of dense_sets.py
+    "coco": ("coco", "train", 3),
+    "voc_objects": ("VOCdevkit", "trainval2007", 20),
+    "ade20k": ("ade", "train", 150),
+}
 SIZED = r"\b(crop|center|resize|decode_crop|decode_center)\((\d+)(, resize_to=(\d+))?"
 
 
@@ -52,6 +60,8 @@ def fields(config, folder: Path) -> dict:
 
     The side of its pictures becomes about 64 where patches are wide, else at most 32.
     """
+    if config.method.name in DENSE:
+        return dense_fields(config, folder)
     encoder, old = config.model.encoder, flat(config.to_dict())
     was = encoder.image_size[0]
     wide = encoder.name in ("vit", "beit", "swin") and was > 64
@@ -98,8 +108,23 @@ def fields(config, folder: Path) -> dict:
     return {k: v for k, v in wanted.items() if k in old and old[k] != v}
 
 
+def dense_fields(config, folder: Path) -> dict:
+    """fields() of a recipe of segmentation or detection."""
+    kind = config.data.source.partition(":")[0]
+    place, split, classes = SCENES[kind]
+    source = f"{kind}:{folder / 'dense' / place}"
+    wanted = small_dense.fields(config, source, split, dense_sets.SIDE, classes)
+    wanted |= {"steps": STEPS, "batch": dense_sets.TRAINED, "log.every": 1}
+    wanted.pop("model.precision", None)
+    return wanted
+
+
 def pictures(folder: Path) -> Path:
-    """Digits in colour, for fields(): files in class folders, and arrays; `folder`."""
+    """Digits in colour, for fields(): files in class folders, and arrays; `folder`.
+
+    And shapes in colour with boxes, outlines and maps of classes, in folder/dense.
+    """
+    dense_sets.save(folder / "dense")
     colour = np.random.default_rng(0)
     for side in SIDES:
         arrays = {}

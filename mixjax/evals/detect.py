@@ -160,9 +160,9 @@ def refreshed(state, method, sets, batches: int, keep: float, mesh):
         now = state.replace(stats=stats)
         return method.loss(state.params, now, seen, jax.random.key(0))[1].stats
 
-    run = jax.jit(update, out_shardings=meshes.replicated(mesh))
-    put = lambda stats: jax.tree.map(lambda x: meshes.put(x, everywhere), stats)
     everywhere = meshes.replicated(mesh)
+    put = lambda stats: jax.tree.map(lambda x: meshes.put(x, everywhere), stats)
+    run = jax.jit(update, out_shardings=everywhere)
     with contextlib.closing(sets.train.batches(0, batches)) as read:
         stats = precise_stats(lambda s, b: run(put(s), b), state.stats, read, keep)
     return state.replace(stats=put(stats))
