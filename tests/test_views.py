@@ -43,7 +43,7 @@ def test_parse(text, start, mean):
 @pytest.mark.parametrize(
     "text, says",
     [
-        ("flipp", "no operation 'flipp'; did you mean 'flip'?"),
+        ("flipp", "no operation 'flipp'; did you mean 'flip' or 'fit'?"),
         ("flip | decode_crops(8)", "'decode_crops'; did you mean 'decode_crop'"),
         ("crop(8, scales=(.2, 1))", "crop has no argument 'scales'; did you mean"),
         ("flip(**{'p': 1})", "flip has no argument None"),

@@ -6,7 +6,6 @@ Boxes are (x0, y0, x1, y1) in continuous coordinates: pixel i covers i .. i + 1.
 from typing import NamedTuple
 
 import numpy as np
-from pycocotools import mask as coco_masks
 
 from mixjax.errors import UsageError
 
@@ -78,6 +77,8 @@ def rasterise(shape: list | dict, height: int, width: int) -> np.ndarray:
     ValueError if a run-length code is broken.
     """
     if isinstance(shape, list):
+        from pycocotools import mask as coco_masks  # only scenes need it
+
         shape = coco_masks.merge(coco_masks.frPyObjects(shape, height, width))
     counts = shape["counts"]
     runs = np.array(counts) if isinstance(counts, list) else run_lengths(counts)
