@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from downstream import weights
 from mixjax import targets
-from mixjax.targets import plans, rules
+from mixjax.targets import plans
 from tests import standins, tiny
 
 FOLDER = tiny.ROOT / "downstream"
@@ -601,9 +601,7 @@ def test_commands_make_what_the_configs_read():
 
 
 DENSE = "detection_.*|instance_.*|.*segmentation_.*"
-ROWS = {
-    r["id"]: r for r in targets.all_rows() if re.fullmatch(DENSE, r["protocol"])
-}
+ROWS = {r["id"]: r for r in targets.all_rows() if re.fullmatch(DENSE, r["protocol"])}
 REASONS = {name: plans.plan(row).reason for name, row in ROWS.items()}
 
 
