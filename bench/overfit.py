@@ -91,7 +91,7 @@ def measure(name: str, options, runs: Path) -> dict:
     if kind == "ade":
         source, split, classes = f"ade20k:{options.ade}", "train", 150
     fields = small_dense.fields(config, source, split, SIDE, classes)
-    steps = options.steps * (3 if kind == "ade" else 1)  # there is more to know
+    steps = options.steps * (6 if kind == "ade" else 1)  # there is more to know
     fields |= small_dense.length(steps, rate)
     fields |= {"batch": 3, "init_from": str(runs / origin), "evals.pictures.count": 3}
     known = recipes.flat(config.to_dict())

@@ -13,6 +13,7 @@ Departures: none known.
 
 import jax.numpy as jnp
 
+from mixjax.data.pipeline import inside
 from mixjax.dense import draw
 from mixjax.errors import UsageError, check_name
 from mixjax.objectives.segmentation import segmentation_cross_entropy
@@ -66,7 +67,11 @@ def make(network: Network, *, auxiliary: float, over: str) -> Method:
 
     def show(state, batch, rng):
         images = batch["views"][0]
-        found = draw.classes_over(images, logits(state, images).argmax(axis=-1))
+        classes = logits(state, images).argmax(axis=-1)
+        found = draw.classes_over(images, classes)
+        if "hw" in batch.get("targets", {}):  # there is nothing beyond a picture
+            within = inside(batch["targets"]["hw"], *images.shape[1:3])
+            found = jnp.where(within, found, images)
         seen = {"input": images, "prediction": found}
         if "map" in batch.get("targets", {}):
             labels = batch["targets"]["map"]
