@@ -16,7 +16,7 @@ from mixjax.errors import UsageError
 from mixjax.evals import detect, segment
 from mixjax.state import Method
 from tests import tiny
-from tests.dense_runs import pictures, small
+from tests.dense_runs import built, pictures, small
 
 COUNT = 5  # detections of a picture
 
@@ -256,3 +256,17 @@ def test_masks_need_outlines(tmp_path):
     config.data.views = tuple(views)
     with pytest.raises(UsageError, match="learns masks, which data.views"):
         tiny.run(tmp_path / "run", config)
+
+
+def test_precise_statistics_are_of_training_batches():
+    """As the weights are now: two batches replace what has been running."""
+    config, method, _, state = built("c4_voc")
+    mesh = meshes.make(fsdp=1)
+    sets = data.make(config.data, batch=8, seed=0, mesh=mesh)
+    state = jax.device_put(state, meshes.replicated(mesh))
+    with jax.transfer_guard("disallow"):
+        found = detect.refreshed(state, method, sets, 2, 0.9, mesh)
+        found, old = jax.device_get((found.stats, state.stats))
+    assert jax.tree.structure(found) == jax.tree.structure(old)
+    for new, before in zip(jax.tree.leaves(found), jax.tree.leaves(old), strict=True):
+        assert np.isfinite(new).all() and np.abs(new - before).max() > 1e-3
