@@ -300,7 +300,7 @@ def started(fake, workdir, plan, **more):
 def test_a_signal_to_the_script_saves_and_ends(number, fake, workdir):
     process = started(fake, workdir, {"0": ["wait"], "1": ["wait"]})
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=20)
     assert process.returncode == 75, errors
     assert len(fake.calls()) == 2 and "again" not in errors
     for i in "01":
@@ -314,7 +314,7 @@ def test_a_second_signal_kills(fake, workdir):
     time.sleep(0.3)  # bash loses a signal that comes while it deals with one
     assert process.poll() is None
     process.terminate()
-    process.communicate(timeout=60)
+    process.communicate(timeout=20)
     assert process.returncode == 137
 
 
@@ -465,7 +465,7 @@ def test_a_task_outlives_the_signal_until_its_state_is_saved(fake, tmp_path):
     wait_for(fake.calls)
     time.sleep(0.1)
     os.killpg(task.pid, signal.SIGTERM)  # as Slurm does
-    task.communicate(timeout=60)
+    task.communicate(timeout=20)
     assert task.returncode == 75
     assert (tmp_path / "5").read_text() == "75\n"
 
