@@ -109,7 +109,7 @@ def scored(protocol: str, metric: str, every_epochs: float) -> ConfigDict:
     c.detect.name = "detect"
     c.detect.every_epochs, c.detect.at_start = every_epochs, False
     c.detect.protocol, c.detect.metric = protocol, metric
-    c.detect.examples, c.detect.precise, c.detect.momentum = 0, 0, 0.9
+    c.detect.examples, c.detect.precise = 0, 0
     c.pictures = common.pictures(every_epochs=max(every_epochs / 4, 1.0))
     return c
 

@@ -41,6 +41,7 @@ def measure(workdir: str, text: str | None, changes: dict) -> list[str]:
         config = recipes.override(config, fields)
     how = dict(sets=run.sets, method=run.method, network=run.network, mesh=mesh)
     how |= dict(workdir=workdir, check=lambda: None, clock=Clock(1, 1))
+    how["recipe"] = config
     kept = [e for e in evals.make(config.evals, **how) if e.kept]
     if not kept:
         raise errors.UsageError(

@@ -47,7 +47,7 @@ def train(config, workdir: Workdir, stop: Interrupt) -> None:
         plan, last = make_plan(config, run), run.clock.total_steps
         workdir.record(meshes.describe(mesh), run.variables.params)
         tools = {"sets": sets, "mesh": mesh, "workdir": workdir.path}
-        tools |= {"method": run.method, "network": run.network}
+        tools |= {"method": run.method, "network": run.network, "recipe": config}
         tools |= {"check": lambda: (watch.alive(), stop.check())}
         evaluators = evals.make(config.evals, clock=run.clock, **tools)
         keep = ledger.keeper(workdir.path, config, last, meshes.hardware(mesh))

@@ -27,6 +27,7 @@ def shapes_of_a_batch(config, geometry):
     if any(parse(view, "view").scene for view in config.data.views):
         # What they learn from: only that it is there is looked at.
         found["targets"] = dict.fromkeys(("map", "boxes", "masks"), number)
+        found["targets"]["hw"] = jax.ShapeDtypeStruct((1, 2), jnp.float32)
     return found
 
 
@@ -62,7 +63,7 @@ def test_evaluations_have_readers(name):
     for section, fields in recipes.load(str(FOLDER / f"{name}.py")).items():
         file = importlib.import_module(f"mixjax.evals.{fields.name}")
         asked = inspect.signature(file.make).parameters.keys()
-        context = {"sets", "method", "network", "mesh", "check", "workdir"}
+        context = {"sets", "method", "network", "mesh", "check", "workdir", "recipe"}
         common = {"name", "every_epochs", "at_start"}
         assert asked - context == set(fields.keys()) - common, section
 
@@ -83,7 +84,8 @@ def test_every_field_has_a_reader(name):
     config = recipes.load(str(FOLDER / f"{name}.py"))
     with pytest.raises(UsageError, match="data.colour is no such field"):
         data.make({**config.data, "colour": 1}, batch=8, seed=0, mesh=None)
-    context = dict.fromkeys(("sets", "method", "network", "mesh", "check", "workdir"))
+    names = ("sets", "method", "network", "mesh", "check", "workdir", "recipe")
+    context = dict.fromkeys(names)
     for section, fields in config.evals.items():
         spoiled = {section: {**fields, "kk": 1}}
         with pytest.raises(UsageError, match=f"evals.{section}.kk is no such field"):

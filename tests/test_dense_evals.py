@@ -75,7 +75,7 @@ def test_numbers_are_those_of_a_file_written_by_hand(tmp_path, capsys):
         return mine | {"overflow": jnp.zeros(len(batch["index"]), jnp.int32)}
 
     how = dict(protocol="detection_coco", metric="coco", examples=0, precise=0)
-    how |= dict(momentum=0.9, sets=sets, method=method_of(predict))
+    how |= dict(recipe={}, sets=sets, method=method_of(predict))
     how |= dict(mesh=meshes.make(fsdp=1), check=lambda: None, workdir=tmp_path)
     with jax.transfer_guard("disallow"):
         run = detect.make(**how)
@@ -128,7 +128,7 @@ def test_voc_counts_difficult_objects_and_whole_pixels(tmp_path):
             metric=metric,
             examples=0,
             precise=0,
-            momentum=0.9,
+            recipe={},
             sets=sets,
             method=method_of(predict),
             mesh=meshes.make(fsdp=1),
@@ -192,6 +192,21 @@ def test_sliding_windows_are_one_matrix_for_each_axis(size):
     assert (classes == wanted.argmax(axis=-1)).mean() > 0.999
 
 
+def test_a_window_is_zero_beyond_a_small_picture():
+    """After the normalisation, as in training; and all windows come back in order."""
+    view = segment.parse("segment_fit(8, longest=64) | normalize", "view")
+    method = method_of(lambda state, batch: batch["views"][0])
+    predict = segment.predictor(method, view, meshes.make(fsdp=1), 8)
+    windows = np.full((11, 16, 16, 3), 255, np.uint8)
+    windows[:, :, :, 0] = np.arange(11)[:, None, None]
+    sizes = np.tile(np.float32([[16, 16]]), (11, 1))
+    sizes[4] = 5, 16
+    found = predict({}, windows, sizes)
+    assert found.shape == (11, 16, 16, 3)
+    assert (found[4, 5:] == 0).all() and (found[4, :5, :, 1] > 1).all()
+    assert (np.diff(found[:, 0, 0, 0]) > 0).all() and (found[3] != 0).all()
+
+
 def test_a_perfect_segmenter_has_all(tmp_path):
     """And each picture counts once, whatever the windows share."""
     sets = sets_of("uper", f"ade20k:{pictures()}/ade")
@@ -236,6 +251,7 @@ def test_annotated_pictures_are_pictures(tmp_path):
     [
         ("vitdet", {"data__source": "digits"}, "neither boxes nor maps"),
         ("vitdet", {"model__box_head__classes": 5}, "model.box_head.classes=5"),
+        ("vitdet", {"model__rpn_head__anchors": 5}, "anchors=5, .* make 3; set it"),
         ("vitdet", {"method__boxes__loss": "l3"}, "method.boxes.loss"),
         ("vitdet", {"method__boxes__loss_weights": (1.0, 1.0)}, "loss_weights has 2"),
         ("vitdet", {"method__padding": "sean"}, "seen"),
@@ -262,10 +278,11 @@ def test_precise_statistics_are_of_training_batches():
     """As the weights are now: two batches replace what has been running."""
     config, method, _, state = built("c4_voc")
     mesh = meshes.make(fsdp=1)
-    sets = data.make(config.data, batch=8, seed=0, mesh=mesh)
+    sets = data.make(config.data, batch=1, seed=0, mesh=mesh)  # as evaluate opens them
     state = jax.device_put(state, meshes.replicated(mesh))
+    refresh = detect.refresher(method, sets.training(8), 2, 0.9, mesh)
     with jax.transfer_guard("disallow"):
-        found = detect.refreshed(state, method, sets, 2, 0.9, mesh)
+        found = refresh(state)
         found, old = jax.device_get((found.stats, state.stats))
     assert jax.tree.structure(found) == jax.tree.structure(old)
     for new, before in zip(jax.tree.leaves(found), jax.tree.leaves(old), strict=True):

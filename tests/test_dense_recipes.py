@@ -8,6 +8,8 @@ import pytest
 
 from mixjax import methods, models, optim, recipes, schedules
 from mixjax.assembly import make_clock
+from mixjax.data.scenes import Map, objects
+from mixjax.data.views import parse
 from mixjax.meshes import path_name
 from tests import tiny
 
@@ -30,7 +32,7 @@ def built(text):
     method = methods.make(config.method, network, clock=schedules.Clock(1, 1))
     side = config.model.encoder.image_size
     shape = lambda *s: jax.ShapeDtypeStruct(s, np.float32)
-    targets = {k: shape(1) for k in ("map", "boxes", "masks")}
+    targets = {k: shape(1) for k in ("map", "boxes", "masks")} | {"hw": shape(1, 2)}
     batch = {"views": (shape(1, *side, 3),), "targets": targets}
     return config, jax.eval_shape(method.init, jax.random.key(0), batch).params
 
@@ -123,3 +125,35 @@ def test_lengths_and_rates_are_the_papers(text):
     rate = schedules.make(config.schedule, batch=batch, clock=clock)
     for step, share in shares.items():
         assert float(rate(step)) / rate.peak == pytest.approx(share, rel=2e-3), step
+
+
+@pytest.mark.parametrize(
+    "text, parts, side",
+    [
+        ("coco_vitdet_vitb:masks=0", {"rpn_head", "box_head"}, 1024),
+        ("coco_vitdet_vitb:canvas=512", {"mask_head"}, 512),
+        ("coco_vitdet_vitb:size=L", {"mask_head"}, 1024),
+        ("coco_cascade_vitl:size=B", {"mask_head_3"}, 1344),
+        ("coco_cascade_vitl:form=detectron2", {"mask_head", "box_head_3"}, 1344),
+        ("ade20k_uper_vitb:bias=0", {"uper_head"}, 512),
+        ("ade20k_uper_vitl:size=B,decay=.65", {"uper_head"}, 512),
+        ("coco_c4_r50:schedule=2x", {"mask_head", "res5"}, 1344),
+    ],
+)
+def test_variants_build(text, parts, side):
+    """Views, data and network are of one size, with masks or without."""
+    config, params = built(text)
+    assert parts <= params.keys() and ("masks=0" not in text or len(params) == 4)
+    for view in (*config.data.views, config.data.eval_view):
+        parse(view, "view")
+    picture = np.zeros((40, 60, 3), np.uint8)
+    known = objects(1, 40, 60, [((5, 5, 30, 30), 0, False, False, 625.0, SQUARE)], True)
+    if config.method.name == "segment":
+        known = Map(np.zeros((40, 60), np.uint8), "a")
+    rng = np.random.default_rng(0)
+    image, targets = parse(config.data.views[0], "view").scene(picture, known, rng)
+    assert image.shape == (side, side, 3)
+    assert ("masks" in targets) == ("mask_head" in params)
+
+
+SQUARE = [np.array([5.0, 5, 30, 5, 30, 30, 5, 30])]

@@ -79,7 +79,7 @@ class Datasets:
         self._threads, self._prefetch = threads, prefetch
         self.size, self.classes = self._source.size, self._source.classes
         self.several = self._source.several  # classes per picture
-        self._check_size(self._source)
+        self._check_size(self._source, self._batch)
         if on_device:
             self._check_same_start()
 
@@ -102,10 +102,10 @@ class Datasets:
             return coco_objects.category_ids(rest, split)
         return tuple(range(1, self.classes + 1))
 
-    def _check_size(self, source: Source) -> None:
-        if source.size < self._batch:
+    def _check_size(self, source: Source, batch: int) -> None:
+        if source.size < batch:
             raise UsageError(
-                f"batch={self._batch} is more than the {source.size} examples of "
+                f"batch={batch} is more than the {source.size} examples of "
                 f"{source.name}; take at most {source.size}."
             )
 
@@ -176,7 +176,7 @@ class Datasets:
     @functools.cached_property
     def _train_source(self) -> Source:
         source = self._settled(self._source)
-        self._check_size(source)  # again, without the broken files
+        self._check_size(source, self._batch)  # again, without the broken files
         return source
 
     def _settled(self, source: Source) -> Source:
@@ -197,7 +197,12 @@ class Datasets:
 
     @functools.cached_property
     def train(self) -> Data:
-        return self._data(self._train_source, self._views, self._batch)
+        return self.training(self._batch)
+
+    def training(self, batch: int) -> Data:
+        """The training split through its views, `batch` examples at a time."""
+        self._check_size(self._train_source, batch)
+        return self._data(self._train_source, self._views, batch)
 
     def bank(self, examples: int) -> Data:
         """`examples` of the training split, spread evenly, or 0 for all of it."""

@@ -110,6 +110,22 @@ def anchors_of(d: Detector, maps: tuple[Array, ...]) -> list[np.ndarray]:
     return level_anchors(sizes, rule.strides, rule.sizes, rule.ratios, rule.offset)
 
 
+def check_anchors(d: Detector, params, stats, batch: dict) -> None:
+    """UsageError unless the proposal network has an output for every anchor."""
+    seen = lambda *given: look(d, *given, train=False)[0]
+    outputs = jax.eval_shape(seen, params, stats, batch)
+    maps = maps_of(outputs)
+    pairs = zip(maps, outputs["rpn_logits"], anchors_of(d, maps), strict=True)
+    for one, logits, anchors in pairs:
+        places = one.shape[1] * one.shape[2]
+        if logits.shape[1] != len(anchors):
+            raise UsageError(
+                f"model.rpn_head.anchors={logits.shape[1] // places}, but the sizes "
+                f"and ratios of method.anchors make {len(anchors) // places}; set it "
+                f"to that."
+            )
+
+
 def propose(d: Detector, outputs: dict, hw: Array, *, test: bool):
     """Proposals [B, n, 4] and which are valid [B, n]; no gradient goes through."""
     anchors, rule = anchors_of(d, maps_of(outputs)), d.rules.rpn

@@ -75,7 +75,7 @@ def each(found: Findings, config, mesh, sets, network: Network, method: Method) 
 def evaluators(found: Findings, config, run, sets, workdir: str) -> None:
     """Tries each of config.evals."""
     how = dict(clock=run.clock, sets=sets, method=run.method, network=run.network)
-    how |= dict(mesh=run.mesh, workdir=workdir, check=lambda: None)
+    how |= dict(mesh=run.mesh, workdir=workdir, check=lambda: None, recipe=config)
     for name, section in config.evals.items():
         found.attempt(evals.make, {name: section}, **how)
 

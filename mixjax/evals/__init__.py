@@ -30,7 +30,7 @@ def make(config: Mapping, *, clock: Clock, **context) -> list[Evaluator]:
 
     every_epochs: how often, in epochs, 0 for only at the end, which is always due;
     at_start: also on the untrained network. context: what an evaluator may use (sets,
-    method, network, mesh, workdir, check).
+    method, network, mesh, workdir, check, and recipe, the whole configuration).
     """
     found = []
     for name, section in config.items():

@@ -7,7 +7,7 @@ detections/<protocol>_<step>.json, in the form that COCO's own tools read.
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -100,13 +100,37 @@ def voc(known: list, found: list[dict], ids, year: str) -> tuple[list[dict], dic
     return rows, voc_scores.score(known, each, len(ids), year == "voc07")
 
 
+def refresher(method, train, batches: int, momentum: float, mesh) -> Callable:
+    """state -> the state with batch statistics of so many batches of `train`.
+
+    momentum: of model.norm. Compiled once, whatever the state.
+    """
+
+    def update(state, batch, resident):
+        key = jax.random.key(0)
+        seen = train.augment(batch, resident, key)
+        return method.loss(state.params, state, seen, key)[1].stats
+
+    run = jax.jit(update, out_shardings=meshes.replicated(mesh))
+
+    def refresh(state):
+        one = lambda stats, batch: run(
+            state.replace(stats=stats), batch, train.resident
+        )
+        with contextlib.closing(train.batches(0, batches)) as read:
+            stats = precise_stats(one, state.stats, read, momentum)
+        return state.replace(stats=stats)
+
+    return refresh
+
+
 def make(
     *,
     protocol: str,
     metric: str,
     examples: int,
     precise: int,
-    momentum: float,
+    recipe: Mapping,
     sets,
     method,
     mesh,
@@ -116,8 +140,8 @@ def make(
     """The evaluator: AP, AP50, AP75 and so on, in percent.
 
     examples: held-out pictures, spread evenly; 0 for all. precise: batch statistics
-    come from so many training batches (evals/precise.py); 0: as they are. momentum:
-    of model.norm, for those. None if there is no held-out split.
+    come from so many training batches (evals/precise.py); 0: as they are. None if
+    there is no held-out split.
     """
     check_name("evals.detect.metric", metric, METRICS)
     data = sets.test(examples)
@@ -133,10 +157,14 @@ def make(
 
     predict = jax.jit(find, out_shardings=meshes.replicated(mesh))
     ids, names = sets.category_ids(), data.source.names
+    if precise:
+        train = sets.training(recipe["batch"])
+        momentum = recipe["model"]["norm"]["momentum"]
+        refresh = refresher(method, train, precise, momentum, mesh)
 
     def run(state, step, writer):
         if precise:
-            state = refreshed(state, method, sets, precise, momentum, mesh)
+            state = refresh(state)
         known, found, overflow = collect(predict, data, state, check)
         if metric == "coco":
             rows, metrics = coco(known, found, ids, names)
@@ -150,19 +178,3 @@ def make(
         return {f"{protocol}/{name}": value for name, value in metrics.items()}
 
     return run
-
-
-def refreshed(state, method, sets, batches: int, keep: float, mesh):
-    """The state with batch statistics of so many training batches."""
-
-    def update(stats, batch):
-        seen = sets.train.augment(batch, sets.train.resident, jax.random.key(0))
-        now = state.replace(stats=stats)
-        return method.loss(state.params, now, seen, jax.random.key(0))[1].stats
-
-    everywhere = meshes.replicated(mesh)
-    put = lambda stats: jax.tree.map(lambda x: meshes.put(x, everywhere), stats)
-    run = jax.jit(update, out_shardings=everywhere)
-    with contextlib.closing(sets.train.batches(0, batches)) as read:
-        stats = precise_stats(lambda s, b: run(put(s), b), state.stats, read, keep)
-    return state.replace(stats=put(stats))

@@ -99,6 +99,47 @@ def predictor(method, view, mesh, batch: int) -> Callable:
     return predict
 
 
+def finisher(mesh, crop: int) -> Callable:
+    """(window logits [n, h, w, K], their places [n, 4], size of the resized picture,
+    size of the file) -> classes [H, W] of the picture as it is in the file."""
+    everywhere = meshes.replicated(mesh)
+    finish = jax.jit(assemble, out_shardings=everywhere)
+
+    def classes(logits, places, size, out):
+        spans = [sorted({(p[a], p[a + 2]) for p in places.tolist()}) for a in (0, 1)]
+        given = [logits.reshape(len(spans[0]), len(spans[1]), *logits.shape[1:])]
+        for a in (0, 1):
+            matrix = axis(spans[a], crop, logits.shape[1 + a], size[a], out[a])
+            given.append(np.pad(matrix, ((0, -out[a] % STEP), (0, 0))))
+        given = [meshes.put(x, everywhere) for x in given]
+        return jax.device_get(finish(*given))[: out[0], : out[1]]
+
+    return classes
+
+
+def counter(predict: Callable, classes: Callable, crop: int, stride: int, kinds: int):
+    """(state, examples) -> confusion counts [K, K] of a few pictures.
+
+    predict: see predictor; classes: see finisher; kinds: K.
+    """
+
+    def count(state, group):
+        images = [example["images"][0] for example in group]
+        places = [miou_scores.windows(*x.shape[:2], crop, stride) for x in images]
+        crops = [cut(x, p, crop) for x, p in zip(images, places, strict=True)]
+        sizes = np.concatenate([p[:, 2:] - p[:, :2] for p in places])
+        logits = predict(state, np.concatenate(crops), sizes.astype(np.float32))
+        ends, total = np.cumsum([len(p) for p in places])[:-1], 0
+        each = zip(group, images, places, np.split(logits, ends), strict=True)
+        for example, image, where, mine in each:
+            labels = example["targets"]["map"]
+            found = classes(mine, where, image.shape, labels.shape)
+            total = total + miou_scores.confusion(found, labels, kinds)
+        return total
+
+    return count
+
+
 def make(
     *,
     protocol: str,
@@ -126,41 +167,8 @@ def make(
     seen = parse(view, "evals.segment.view")
     source, batch = held_out.source, -(-at_once // mesh.size) * mesh.size
     reader = Reader(source, [seen], 0)
-    predict = predictor(method, seen, mesh, batch)
-    finish = jax.jit(assemble, out_shardings=meshes.replicated(mesh))
-
-    def windows_of(example):
-        image = example["images"][0]
-        places = miou_scores.windows(*image.shape[:2], crop, stride)
-        return places, cut(image, places, crop)
-
-    def classes(logits, places, example):
-        """Classes [H, W] of a picture in its own size."""
-        shape, out = example["images"][0].shape, example["targets"]["map"].shape
-        spans = [sorted({(p[a], p[a + 2]) for p in places.tolist()}) for a in (0, 1)]
-        cells = logits.shape[1:3]
-        matrices = []
-        for a in (0, 1):
-            matrix = axis(spans[a], crop, cells[a], shape[a], out[a])
-            matrices.append(np.pad(matrix, ((0, -out[a] % STEP), (0, 0))))
-        grid = logits.reshape(len(spans[0]), len(spans[1]), *logits.shape[1:])
-        everywhere = meshes.replicated(mesh)
-        given = [meshes.put(x, everywhere) for x in (grid, *matrices)]
-        return jax.device_get(finish(*given))[: out[0], : out[1]]
-
-    def some(state, group):
-        """Confusion counts of a few pictures."""
-        cuts = [windows_of(example) for example in group]
-        sizes = np.concatenate([p[:, 2:] - p[:, :2] for p, _ in cuts])
-        crops = np.concatenate([c for _, c in cuts])
-        logits = predict(state, crops, sizes.astype(np.float32))
-        ends = np.cumsum([len(p) for p, _ in cuts])
-        total = 0
-        for example, (places, _), end in zip(group, cuts, ends, strict=True):
-            found = classes(logits[end - len(places) : end], places, example)
-            labels = example["targets"]["map"]
-            total = total + miou_scores.confusion(found, labels, source.classes)
-        return total
+    predict, classes = predictor(method, seen, mesh, batch), finisher(mesh, crop)
+    count = counter(predict, classes, crop, stride, source.classes)
 
     def run(state, step, writer):
         total, read = 0, functools.partial(reader.sweeping, inside=True)
@@ -170,7 +178,7 @@ def make(
                 numbers = range(first, min(first + TOGETHER, source.size))
                 group = [e for e in pool.map(read, numbers) if e["valid"]]
                 if group:
-                    total = total + some(state, group)
+                    total = total + count(state, group)
         found = miou_scores.scores(total)
         names = ("mIoU", "mAcc", "aAcc")
         found = {f"{protocol}/{name}": 100 * float(found[name]) for name in names}

@@ -160,9 +160,10 @@ def make(
     d = detector.check(Detector(network, read, padding))
 
     def init(rng, batch):
-        images = batch["views"][0]
         check_targets(d, batch)
-        return Variables(*detector.init(d, rng, images), teacher={}, memory={})
+        params, stats = detector.init(d, rng, batch["views"][0])
+        detector.check_anchors(d, params, stats, batch)
+        return Variables(params, stats, teacher={}, memory={})
 
     def loss(params, state, batch, rng):
         targets, keys = batch["targets"], jax.random.split(rng, d.stages + 2)

@@ -49,6 +49,15 @@ def check_patches(image_size: tuple[int, int], patch: int) -> None:
             )
 
 
+def check_width(width: int, heads: int) -> None:
+    """UsageError unless heads and sine-cosine codes share the width evenly."""
+    if width % heads or width % 4:
+        raise UsageError(
+            f"model.encoder.width={width} is not a multiple of 4 and of "
+            f"model.encoder.heads={heads}."
+        )
+
+
 class Mlp(nn.Module):
     """[..., D] -> [..., D] through a hidden layer of `ratio` times D."""
 
@@ -185,11 +194,7 @@ class ViT(nn.Module):
     def __post_init__(self):
         super().__post_init__()
         check_patches(self.image_size, self.patch)
-        if self.width % self.heads or self.width % 4:
-            raise UsageError(
-                f"model.encoder.width={self.width} is not a multiple of 4 and of "
-                f"model.encoder.heads={self.heads}."
-            )
+        check_width(self.width, self.heads)
         check_name("model.encoder.position", self.position, ["sincos", "learned"])
         check_name("model.encoder.pool", self.pool, ["class", "mean", "mean_norm"])
         check_name("model.encoder.remat", self.remat, ["none", *REMAT])

@@ -29,6 +29,7 @@ from mixjax.models.vit import (
     Mlp,
     PatchEmbed,
     check_patches,
+    check_width,
     layer_norm,
     run_blocks,
 )
@@ -85,11 +86,7 @@ class ViTDense(nn.Module):
         check_patches(self.image_size, self.patch)
         check_name("model.encoder.relative", self.relative, RELATIVE)
         check_name("model.encoder.remat", self.remat, ["none", *REMAT])
-        if self.width % self.heads or self.width % 4:
-            raise UsageError(
-                f"model.encoder.width={self.width} is not a multiple of 4 and of "
-                f"model.encoder.heads={self.heads}."
-            )
+        check_width(self.width, self.heads)
         for field in ("taps", "global_blocks"):
             check_layers(field, getattr(self, field), self.depth)
         self.check_together()
