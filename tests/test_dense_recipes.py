@@ -1,6 +1,7 @@
 """The recipes of segmentation and detection: rates, decays, lengths, as they are."""
 
 import functools
+import re
 
 import jax
 import numpy as np
@@ -57,19 +58,26 @@ def test_rates_fall_from_layer_to_layer(text, said):
     config, params = built(text)
     found = rates_and_decays(text)
     for name, (scale, _) in found.items():
-        if not name.startswith("encoder/"):
-            assert scale == 1, name
-    close = lambda name, power: found[name][0] == pytest.approx(decay**power)
-    assert close("encoder/pos_embed", depth + 1)
-    assert close("encoder/patch_embed/proj/kernel", depth + 1)
-    for i in (0, depth // 2, depth - 1):
-        assert close(f"encoder/blocks_{i}/attn/qkv/kernel", depth - i)
+        block = re.match(r"encoder/blocks_(\d+)/", name)
+        layer = int(block[1]) + 1 if block else 0
+        layer = layer if name.startswith("encoder/") else depth + 1
+        assert scale == pytest.approx(decay ** (depth + 1 - layer)), name
     clock = make_clock(config, 1000)
     rate = schedules.make(config.schedule, batch=config.batch, clock=clock)
     said.clear()
     optim.make(config.optim, rate, params, clock=clock)
-    table = "\n".join(said)
-    assert f"{decay ** (depth + 1):.4g}" in table and f"{weight_decay:.4g}" in table
+    rows = [line.split() for line in said[1:]]
+    slowest, largest = f"{decay ** (depth + 1):.4g}", f"{weight_decay:.4g}"
+    assert rows[0][0] == slowest and rows[-1][:2] == ["1", largest]
+    assert {row[1] for row in rows} == {"0", largest}
+    assert sum(int(row[2]) for row in rows) == len(jax.tree.leaves(params))
+
+
+def test_what_segmentation_adds_to_a_block_is_of_its_layer():
+    found = rates_and_decays("ade20k_uper_vitb")
+    for name in ("attn/relative_bias", "gamma_1", "gamma_2"):
+        assert found[f"encoder/blocks_4/{name}"][0] == pytest.approx(0.65**8)
+    assert found["encoder/cls_token"][0] == pytest.approx(0.65**13)
 
 
 def test_vitdet_decays_all_but_the_transformers_norms_and_positions():
