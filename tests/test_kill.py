@@ -17,12 +17,12 @@ from tests import tiny
 from tests.conftest import QUICK
 
 KILLS = int(os.environ.get("MIXJAX_KILLS", "3"))
-STEPS = 60
+STEPS = 30
 FLAGS = tiny.flags(
     steps=STEPS,
     log__every=7,
-    evals__knn__every_epochs=20.0,
-    checkpoint__every_epochs=5.0,
+    evals__knn__every_epochs=50.0,
+    checkpoint__every_epochs=10.0,
     checkpoint__keep=2,
 )
 

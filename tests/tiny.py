@@ -28,7 +28,7 @@ FIELDS = {
     "evals.knn.queries": 50,
     "evals.knn.chunk": 64,
     "evals.pictures.count": 2,
-    "checkpoint.every_epochs": 25.0,
+    "checkpoint.every_epochs": 50.0,
     "log.every": 4,
 }
 

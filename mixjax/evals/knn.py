@@ -84,6 +84,13 @@ def majority_vote(
     return jax.nn.one_hot(labels.reshape(-1)[places], classes).sum(axis=1)
 
 
+@functools.cache
+def scorer(vote: Callable, mesh, **how) -> Callable:
+    """The jitted `vote`, one for all evaluations of a run: it is compiled once."""
+    everywhere = meshes.replicated(mesh)
+    return jax.jit(functools.partial(vote, **how), out_shardings=everywhere)
+
+
 def classify(
     vote: Callable,
     queries: np.ndarray,
@@ -113,10 +120,7 @@ def classify(
 
     bank, labels = cut(bank.astype(np.float32)), cut(labels.astype(np.int32))
     valid = cut(np.ones(n, bool))
-    scores = jax.jit(
-        functools.partial(vote, k=min(k, n), classes=classes, **options),
-        out_shardings=meshes.replicated(mesh),
-    )
+    scores = scorer(vote, mesh, k=min(k, n), classes=classes, **options)
     predicted = []
     for start in range(0, len(queries), chunk):
         check()
