@@ -109,8 +109,9 @@ def join(flags: Mapping, seconds: float) -> None:
             jax.distributed.initialize(
                 **given,
                 initialization_timeout=JOIN_SECONDS,
-                # jax ends a process without a word: the watchdog is to be first.
-                heartbeat_timeout_seconds=max(10, round(2 * seconds)),
+                # jax ends a process without a word: the watchdog is to be first. It
+                # beats twice in that time, so half of it may be over at a death.
+                heartbeat_timeout_seconds=max(10, round(3 * seconds)),
                 shutdown_timeout_seconds=LEAVE_SECONDS[True],
             )
         except RuntimeError as error:

@@ -8,8 +8,13 @@ from importlib import metadata
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Most of the suite's time is compilation: less of it, for code that runs slower.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+USUAL = {  # of jit: compiled as in a run, for the few tests to which it matters
+    "xla_backend_optimization_level": 3,
+    "xla_llvm_disable_expensive_passes": False,
+}
 if metadata.version("jaxlib") < "0.11":  # later ones do not know the flag
     QUICK += " --xla_cpu_use_fusion_emitters=false"
+    USUAL["xla_cpu_use_fusion_emitters"] = True
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK}"
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="mixjax-xla-")

@@ -13,9 +13,9 @@ import pytest
 
 from mixjax import errors, recipes
 from mixjax.data.views import parse
+from tests.conftest import QUICK
 
 BENCH = Path(__file__).parents[1] / "bench"
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 def run(tmp_path, script: str, *flags: str) -> tuple[list[str], dict]:

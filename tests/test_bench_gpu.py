@@ -20,7 +20,8 @@ import gpu_runs  # noqa: E402
 import gpu_steps  # noqa: E402
 import record  # noqa: E402
 
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+from tests.conftest import QUICK  # noqa: E402
+
 ROW = gpu_steps.Row("one", "all", "One", "mixjax", "mae_vits", 16, 1, 2)
 
 

@@ -7,18 +7,20 @@ import pytest
 
 from mixjax import drill, errors
 from tests import tiny
+from tests.conftest import QUICK
 
 
 def flags(folder, **more):
     given = {"signals": 1, "seed": 3, "workdir": folder / "drill"} | more
-    fields = {"steps": 24, "evals.knn.queries": 50, "evals.knn.bank": 100}
+    fields = tiny.FIELDS | {"steps": 24, "checkpoint.every_epochs": 25.0}
     return [
         *(f"--{k}={v}" for k, v in given.items()),
         *(f"--config.{k}={v}" for k, v in fields.items()),
     ]
 
 
-def test_nothing_is_lost(tmp_path, capsys):
+def test_nothing_is_lost(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", QUICK)  # one device
     assert drill.run(flags(tmp_path)) == errors.DONE
     term, kill = capsys.readouterr().out.splitlines()[-2:]
     assert term.split()[:4] == ["SIGTERM", "1", "75", "0"]

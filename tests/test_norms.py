@@ -12,6 +12,7 @@ import pytest
 from mixjax import meshes
 from mixjax.errors import UsageError
 from mixjax.models import norms
+from tests.conftest import USUAL
 from tests.test_meshes import sent as collectives
 
 SETTINGS = {"interleaved": False, "momentum": 0.9, "eps": 1e-5, "unbiased": True}
@@ -203,9 +204,7 @@ def test_one_device_or_eight(mesh, groups, interleaved):
         return jnp.sum(y * draw(*y.shape, seed=7)), (y, new)
 
     # Compiled as in a run: without optimizations 1 number of 768 is off by 1.2e-5.
-    usual = {"xla_backend_optimization_level": 3}
-    usual |= {"xla_llvm_disable_expensive_passes": False}
-    step = jax.jit(jax.grad(step, argnums=1, has_aux=True), compiler_options=usual)
+    step = jax.jit(jax.grad(step, argnums=1, has_aux=True), compiler_options=USUAL)
     alone = step(variables, x)
     spread = step(
         jax.device_put(variables, meshes.replicated(mesh)),

@@ -102,6 +102,16 @@ def test_what_a_job_was_given():
     assert processes.slurm_gpus({}) is None
 
 
+def test_the_watchdog_comes_before_jax(monkeypatch):
+    """Which may have heard nothing for half of its time when a process dies."""
+    given = {}
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **how: given.update(how))
+    monkeypatch.setattr(processes, "_joined", False)
+    processes.join(GIVEN, SILENT)
+    hears = SILENT * (1 + 1 / 6) + 1  # it looks six times in that time
+    assert given["heartbeat_timeout_seconds"] / 2 > hears
+
+
 def test_errors_that_come_of_others(monkeypatch):
     """What ran out of memory is our own error, and would come again."""
     gloo = RuntimeError("FAILED_PRECONDITION: Gloo all-reduce failed: closed by peer")

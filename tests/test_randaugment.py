@@ -10,6 +10,7 @@ from mixjax import meshes
 from mixjax.data import color_ops, device_ops, erasing, host_ops, randaugment
 from mixjax.data.views import parse
 from mixjax.errors import UsageError
+from tests.conftest import USUAL
 
 FIELD = "data.views[0]"
 COUNT = 3000
@@ -26,7 +27,8 @@ def images(count, height=12, width=10, channels=3):
 
 def run(text, images, seed=0):
     view = parse(text, FIELD).device
-    return np.asarray(jax.jit(jax.vmap(view))(keys_of(len(images), seed), images))
+    change = jax.jit(jax.vmap(view), compiler_options=USUAL)
+    return np.asarray(change(keys_of(len(images), seed), images))
 
 
 def near(share, p, count=COUNT):
@@ -75,7 +77,7 @@ def test_operations_draw_apart():
 def test_it_is_its_operations_one_after_the_other():
     pictures = images(40)
     found = run("randaugment(ops=3, p=.8)", pictures)
-    change = jax.jit(randaugment.change)
+    change = jax.jit(randaugment.change, compiler_options=USUAL)
     for picture, key, wanted in zip(pictures, keys_of(40), found, strict=True):
         levels = picture.astype(np.float32)
         for one in jax.random.split(jax.random.fold_in(key, 0), 3):
