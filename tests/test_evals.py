@@ -49,6 +49,20 @@ def test_what_cannot_be_evaluated_is_left_out(made):
     assert made(count=0) == []
 
 
+@pytest.mark.parametrize("name", ["pictures", "attention", "activation"])
+def test_no_drawings(name):
+    """count=0 is none, where a data set of 0 examples would be all."""
+    section = {"name": name, "every_epochs": 2.0, "at_start": False}
+    given = dict(sets=None, network=None, method=None, mesh=None, workdir=None)
+
+    def make(count):
+        return evals.make({name: section | {"count": count}}, clock=CLOCK, **given)
+
+    assert make(0) == []
+    with pytest.raises(UsageError, match=rf"evals\.{name}\.count=-1 must be 1 or"):
+        make(-1)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

@@ -41,7 +41,7 @@ def shower(network) -> Callable:
     return show
 
 
-def make(*, count: int, sets, network, mesh, workdir: Path) -> Callable:
-    """The evaluator: maps of `count` held-out (or training) images."""
+def make(*, count: int, sets, network, mesh, workdir: Path) -> Callable | None:
+    """The evaluator: maps of `count` held-out (or training) images; 0: none."""
     how = dict(count=count, sets=sets, mesh=mesh, workdir=workdir)
     return drawer("activation", shower(network), **how)

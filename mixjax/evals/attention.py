@@ -74,8 +74,10 @@ def shower(network) -> Callable:
 
 def drawer(
     name: str, show: Callable, *, count: int, sets, mesh, workdir: Path
-) -> Callable:
+) -> Callable | None:
     """An evaluator that lays the maps of `show` over `count` images; see pictures."""
+    if not pictures.wanted(name, count):
+        return None
     paint = pictures.painter(show, count, sets, mesh)
 
     def run(state, step, writer):
@@ -89,7 +91,7 @@ def drawer(
     return run
 
 
-def make(*, count: int, sets, network, mesh, workdir: Path) -> Callable:
-    """The evaluator: attention of `count` held-out (or training) images."""
+def make(*, count: int, sets, network, mesh, workdir: Path) -> Callable | None:
+    """The evaluator: attention of `count` held-out (or training) images; 0: none."""
     how = dict(count=count, sets=sets, mesh=mesh, workdir=workdir)
     return drawer("attention", shower(network), **how)

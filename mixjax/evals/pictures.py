@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mixjax import meshes
+from mixjax.errors import UsageError
 
 GAP = 6  # pixels between pictures
 LIGHT = 220  # the paper is white
@@ -98,6 +99,15 @@ def publish(page: Image.Image, workdir: Path, name: str, step: int, writer) -> N
     writer.image(step, name, png, page.size[::-1])
 
 
+def wanted(name: str, count: int) -> bool:
+    """Whether evals.`name` is to draw anything; UsageError if `count` is negative."""
+    if count < 0:
+        raise UsageError(
+            f"evals.{name}.count={count} must be 1 or more, or 0 for none."
+        )
+    return count > 0
+
+
 def painter(show: Callable, count: int, sets, mesh) -> Callable:
     """state -> what `show` makes of `count` held-out (or training) images.
 
@@ -150,8 +160,10 @@ def page(panels: Mapping, view) -> Image.Image:
     return sheet(columns(panels, view), notes(panels))
 
 
-def make(*, count: int, sets, method, mesh, workdir: Path) -> Callable:
-    """The evaluator: method.show on `count` held-out (or training) images."""
+def make(*, count: int, sets, method, mesh, workdir: Path) -> Callable | None:
+    """The evaluator: method.show on `count` held-out (or training) images; 0: none."""
+    if not wanted("pictures", count):
+        return None
     paint = painter(method.show, count, sets, mesh)
 
     def run(state, step, writer):
