@@ -17,12 +17,12 @@ from tests import tiny
 from tests.conftest import QUICK
 
 KILLS = int(os.environ.get("MIXJAX_KILLS", "3"))
-STEPS = 30
+STEPS = 10 * KILLS  # enough for each to find a run that is not yet complete
 FLAGS = tiny.flags(
     steps=STEPS,
     log__every=7,
     evals__knn__every_epochs=50.0,
-    checkpoint__every_epochs=10.0,
+    checkpoint__every_epochs=300.0 / STEPS,  # three steps
     checkpoint__keep=2,
 )
 

@@ -127,6 +127,23 @@ def test_a_signal_is_heard_between_chunks(mesh):
     assert len(run(chunk=20, **how)) == 37 and len(calls) == 2
 
 
+def test_later_evaluations_compile_nothing(mesh):
+    """Of other features and the same settings; other settings are another vote."""
+    traced = []
+
+    def vote(*arrays, **how):
+        traced.append(how["temperature"])
+        return knn.weighted_vote(*arrays, **how)
+
+    how = {"k": 3, "classes": CLASSES, "chunk": 16, "mesh": mesh}
+    for temperature, seed in ((0.1, 0), (0.1, 1), (0.2, 0)):
+        found = knn.classify(
+            vote, *examples(50, seed=seed), temperature=temperature, **how
+        )
+        assert len(found) == 37
+    assert traced == [0.1, 0.2]
+
+
 def open_sets(mesh, **changes):
     config = quickstart.get_config().data
     config.update(changes)

@@ -86,7 +86,7 @@ def majority_vote(
 
 @functools.cache
 def scorer(vote: Callable, mesh, **how) -> Callable:
-    """The jitted `vote`, one for all evaluations of a run: it is compiled once."""
+    """`vote` with the settings of `how`, jitted once for all evaluations."""
     everywhere = meshes.replicated(mesh)
     return jax.jit(functools.partial(vote, **how), out_shardings=everywhere)
 
@@ -155,9 +155,10 @@ def make(
     """
     check_name("evals.knn.vote", vote, ["weighted", "majority"])
     ways = {
-        "weighted": functools.partial(weighted_vote, temperature=temperature),
-        "majority": majority_vote,
+        "weighted": (weighted_vote, {"temperature": temperature}),
+        "majority": (majority_vote, {}),
     }
+    function, options = ways[vote]
     if k < 1 or temperature <= 0:
         raise UsageError(
             f"evals.knn: k={k} must be 1 or more, temperature={temperature} above 0."
@@ -178,7 +179,7 @@ def make(
         bank_features, bank_labels = bank_features[known], bank_labels[known]
         features, truth = extract(embed, held_out, state, check)
         predicted = classify(
-            ways[vote],
+            function,
             features,
             bank_features,
             bank_labels,
@@ -187,6 +188,7 @@ def make(
             chunk=chunk,
             mesh=mesh,
             check=check,
+            **options,
         )
         top1 = 100 * float((predicted == truth).mean())
         sizes = {"knn/examples": len(truth), "knn/bank": len(bank_labels)}
