@@ -6,8 +6,8 @@ Runs the CIFAR recipes one after the other and prints, for each, the loss at the
 and the end (of MI-MAE and MI-SimMIM the reconstruction part), the kNN top-1 of the
 untrained network and of the trained one, and for MixedAE the accuracy of the TopK,
 averaged over layers, after each quarter of the run, beside its chance level. --data is
-an .npz with train_image, train_label, test_image and test_label. Other flags, such as
---config.batch=64, go to every run.
+an .npz with train_image, train_label, test_image and test_label. --runs keeps the
+workdirs and continues in them. Other flags, such as --config.batch=64, go to every run.
 """
 
 import argparse
@@ -16,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import record
@@ -49,20 +48,18 @@ def quarters(values: dict[int, float], steps: int) -> list[float]:
     return [values[min(values, key=lambda s: abs(s - w))] for w in wanted]
 
 
-def run(name: str, options, flags: list[str]) -> dict:
+def run(name: str, options, flags: list[str], workdir: Path) -> dict:
     """Trains one recipe and reads what came of it."""
-    with tempfile.TemporaryDirectory() as folder:
-        fields = {"steps": options.steps, "log.every": max(1, options.steps // 40)}
-        fields["data.source"] = f"npz:{Path(options.data).absolute()}"
-        command = [sys.executable, "-m", "mixjax.main", f"--workdir={folder}"]
-        command += [f"--config=configs/{name}_cifar.py"]
-        command += [*(f"--config.{k}={v}" for k, v in fields.items()), *flags]
-        start = time.monotonic()
-        subprocess.run(command, cwd=record.ROOT, check=True)
-        seconds, found = time.monotonic() - start, points(Path(folder))
+    fields = {"steps": options.steps, "log.every": max(1, options.steps // 40)}
+    fields["data.source"] = f"npz:{Path(options.data).absolute()}"
+    command = [sys.executable, "-m", "mixjax.main", f"--workdir={workdir}"]
+    command += [f"--config=configs/{name}_cifar.py"]
+    command += [*(f"--config.{k}={v}" for k, v in fields.items()), *flags]
+    subprocess.run(command, cwd=record.ROOT, check=True)
+    found = points(workdir)
     loss = found.get("train/loss_rec", found["train/loss"])
     (knn,) = [v for k, v in found.items() if k.startswith("knn/") and "top1" in k]
-    row = {"name": name, "seconds": round(seconds, 1), "steps": options.steps}
+    row = {"name": name, "steps": options.steps}
     row |= {"loss_first": loss[min(loss)], "loss_last": loss[max(loss)]}
     row |= {"knn_untrained": knn[0], "knn_last": knn[max(knn)]}
     row["last"] = {k: v[max(v)] for k, v in found.items()}
@@ -78,9 +75,13 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="CIFAR-10 as .npz")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--only", default=",".join(METHODS))
+    parser.add_argument("--runs", type=Path, help="keep the workdirs in this folder")
     parser.add_argument("--json", help="write the figures to this file")
     options, flags = parser.parse_known_args()
-    rows = [run(name, options, flags) for name in options.only.split(",")]
+    with tempfile.TemporaryDirectory() as folder:
+        runs = (options.runs or Path(folder)).absolute()
+        names = options.only.split(",")
+        rows = [run(name, options, flags, runs / name) for name in names]
     print(f"\nCIFAR-10, ViT-Ti, {options.steps} steps")
     print(f"{'':10}{'loss':>16}{'kNN top-1':>18}  TopK accuracy over the run (chance)")
     for row in rows:

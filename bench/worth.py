@@ -27,7 +27,10 @@ METHODS = {  # recipe, encoder of the evaluations, changes to both
     "mae": ("configs/mae_cifar.py", "vit", {}),
     "moco": ("configs/c10_moco.py:symmetric=1", "resnet18", NARROW),
 }
-PRE = {"moco": {"batch": 64, "method.objective.queue": 4096, "model.norm.groups": 1}}
+PRE = {  # for so few steps of so few pictures
+    "mae": {"batch": 64, "schedule.base": 3e-3},
+    "moco": {"batch": 64, "method.objective.queue": 4096, "model.norm.groups": 1},
+}
 FAST = {"batch": 64, "schedule.base": 8e-3}  # for so few steps
 PROTOCOLS = {  # recipe; changes
     "linear": ("configs/linear_cifar.py:encoder={encoder}", {"batch": 64}),

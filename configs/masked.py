@@ -64,12 +64,13 @@ def cifar(epochs: float) -> ConfigDict:
 
     The whole set stays on the device, crops included. Pixels are predicted as they
     are: normalised patch by patch they lack colour, and so would the features. Small
-    decoder and high rate: with larger and lower ones the first hundred steps or more
-    pass before anything but the mean is predicted.
+    decoder: with a larger one the first hundred steps or more pass before anything but
+    the mean is predicted. Batch and rate: with fewer pictures or larger steps the
+    network first unlearns all but brightness.
     """
     c = common.base()
     c.epochs = float(epochs)
-    c.batch = 64
+    c.batch = 256
     c.data = common.data("npz:cifar10.npz", "train", "test")
     stats = "normalize((.4914, .4822, .4465), (.2023, .1994, .2010))"
     c.data.views = (f"decode | crop(32, scale=(.2, 1)) | flip | {stats}",)
@@ -83,10 +84,10 @@ def cifar(epochs: float) -> ConfigDict:
     c.model.decoder = common.decoder(64, 1, 4)
     c.method = ConfigDict(dict(name="mae", mask_ratio=0.75, norm_pix=False))
     c.optim = common.adamw(b2=0.95, weight_decay=0.05)
-    c.schedule = common.warmup_cosine(3e-3, "none", warmup_epochs=20.0)
+    c.schedule = common.warmup_cosine(1e-3, "none", warmup_epochs=20.0)
     c.evals = ConfigDict()
     c.evals.knn = common.knn(k=200, temperature=0.1, every_epochs=100.0)
-    c.evals.knn.bank, c.evals.knn.queries = 5000, 2000
+    c.evals.knn.bank, c.evals.knn.queries = 5000, 10_000
     c.evals.pictures = common.pictures(every_epochs=100.0)
     c.evals.attention = common.attention(every_epochs=100.0)
     c.checkpoint.every_epochs = 25.0
@@ -122,7 +123,7 @@ def simmim_cifar(epochs: float) -> ConfigDict:
     del c.model.decoder
     c.model.encoder = common.beit("Ti", (32, 32), 4)
     c.model.pixel_head = common.pixel_head()
-    c.batch = 32  # the encoder sees all tokens
+    c.batch = 64  # the encoder sees all tokens
     c.method = ConfigDict(dict(name="simmim", mask_ratio=0.6, mask_patch=8))
     c.optim.clip_norm = 5.0
     c.optim.decay_exempt = simmim_exempt(c.model.encoder)
