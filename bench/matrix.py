@@ -140,8 +140,7 @@ def main():
                 flush=True,
             )
             rows.append(row)
-    if options.json:
-        record.write(options.json, rows)
+            record.write(options.json, rows)  # what is done is kept
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ def test_a_step_is_explained(tmp_path, monkeypatch):
 def test_what_is_split_adds_up():
     config = tiny.config(mesh__fsdp=8, batch=88)
     config.mesh.rules = ((".", "split"),)
-    step = explain.compile_step(config, digits(), tiny.QUICK)
+    step = explain.compile_step(config, digits(), {})
     here, whole = explain.share(step.run)
     params = memory.total(step.run.layout.params)
     assert 3 * params <= whole < 3 * params + 100  # AdamW's two moments, some counters

@@ -1,7 +1,5 @@
 """Several resolutions: one step's queue is that of its resolution, and no other."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,7 +37,7 @@ def test_each_resolution_has_its_queue():
     step = steps.make_step(method, optimizer, lambda s: 0.01, same, config)
     traced = []
 
-    @functools.partial(jax.jit, compiler_options=tiny.QUICK)
+    @jax.jit
     def counted(state, batch):
         traced.append(1)
         return step(state, batch, {})

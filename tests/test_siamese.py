@@ -56,7 +56,7 @@ def test_it_learns_and_compiles_once(cell):
     step = steps.make_step(method, optimizer, rate, same, config)
     traced = []
 
-    @functools.partial(jax.jit, compiler_options=tiny.QUICK)
+    @jax.jit
     def counted(state, batch):
         traced.append(1)
         return step(state, batch, {})

@@ -17,7 +17,6 @@ from mixjax.state import TrainState
 from tests import tiny
 
 CLOCK = Clock(100, 100)
-quick = functools.partial(jax.jit, compiler_options=tiny.QUICK)
 CASES = [
     ("finetune", "encoder=vit"),
     ("finetune", "encoder=resnet18"),
@@ -42,10 +41,10 @@ def parts(name, variants, rate=1e-2, **changes):
     params = jax.eval_shape(method.init, jax.random.key(0), batch).params
     schedule = lambda step: jnp.float32(rate)
     optimizer = optim.make(config.optim, schedule, params, clock=CLOCK)
-    state = quick(begin.make_init(method, optimizer, batch))(jax.random.key(0))
+    state = jax.jit(begin.make_init(method, optimizer, batch))(jax.random.key(0))
     traced = []
 
-    @quick
+    @jax.jit
     def step(state, batch):
         traced.append(1)
         same = lambda batch, resident, rng: batch
@@ -155,10 +154,10 @@ def test_eight_devices_agree_with_one():
         value = lambda p: method.loss(p, state, batch, jax.random.key(3))[0]
         return jax.value_and_grad(value)(state.params)
 
-    alone = quick(run)(state, batch)
+    alone = jax.jit(run)(state, batch)
     mesh = meshes.make(fsdp=1)
     cut, everywhere = meshes.batched(mesh), meshes.replicated(mesh)
-    spread = quick(run, in_shardings=(everywhere, cut), out_shardings=everywhere)
+    spread = jax.jit(run, in_shardings=(everywhere, cut), out_shardings=everywhere)
     found = spread(state, jax.device_put(batch, cut))
     np.testing.assert_allclose(alone[0], found[0], rtol=1e-5)
     for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(found), strict=True):

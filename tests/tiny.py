@@ -58,8 +58,6 @@ def config(**changes):
     return recipes.read(flags(**changes))[0]
 
 
-# Of jit: code that is made sooner and runs a little slower.
-QUICK = {"xla_backend_optimization_level": 0}
 METHODS = ("mae", "mixedae", "mimae", "simmim", "misimmim")
 
 
