@@ -212,7 +212,6 @@ class Recorder:
         self._unreadable, self._last_good = unreadable, last_good
 
     def _reset(self) -> None:
-        self._printed = time.monotonic()
         self._steps, self._busy, self._waited = 0, 0.0, 0.0
 
     @contextlib.contextmanager
@@ -235,10 +234,12 @@ class Recorder:
             self._land()
         self._steps += 1
         self._busy += time.monotonic() - self._start
-        if (
-            step == self._plan.total_steps
-            or time.monotonic() - self._printed >= self._seconds
-        ):
+        last = step == self._plan.total_steps
+        if last:
+            self.drain()
+        # By the time of steps, not by the clock: after a long evaluation a step has
+        # only been started, and would seem to take no time.
+        if last or self._busy >= self._seconds:
             self._print(step)
 
     def drain(self) -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import time
 
 import jax.numpy as jnp
 import numpy as np
@@ -132,6 +133,32 @@ def test_speed_and_progress(tmp_path, said):
     assert perf["perf/eta_s"] == pytest.approx(7 * seconds)
     assert 0 <= perf["perf/data_wait_frac"] <= 1
     assert any("step 3/10" in line and "2 unreadable" in line for line in said)
+
+
+def test_an_evaluation_is_no_time_of_steps(tmp_path, said):
+    """Nor does it make the next step, just started, a line of its own."""
+    record = recorder(tmp_path, seconds=0.5)
+    record.step(1, metrics(1))
+    time.sleep(0.6)
+    for step in range(2, 11):
+        with record.waiting():
+            pass
+        record.step(step, metrics(step))
+    record.close()
+    assert [x["step"] for x in lines(tmp_path, "perf.jsonl")] == [10]
+    assert not any("step 2/10" in line for line in said)
+
+
+def test_the_last_line_counts_steps_to_their_end(tmp_path):
+    record = recorder(tmp_path, seconds=60)
+    for step in range(1, 10):
+        record.step(step, metrics(step))
+    land = record._land
+    record._land = lambda: (time.sleep(0.05), land())
+    record.step(10, metrics(10))
+    record.close()
+    (perf,) = lines(tmp_path, "perf.jsonl")
+    assert perf["step"] == 10 and perf["perf/step_ms"] >= 150 / 9
 
 
 def test_tensorboard_reads_the_events(tmp_path):
