@@ -124,6 +124,33 @@ def test_run(tmp_path):
     assert (tmp_path / "found.png").exists()
 
 
+def test_double_precision_is_everywhere():
+    """In the state and the loss of a cell of the matrix, before and after a step."""
+    code = """
+import sys
+sys.argv = ["matrix.py"]
+import matrix
+import jax
+import jax.numpy as jnp
+step, state, _ = matrix.make(matrix.recipe("MoCo", "unmix"))
+index = jax.ShapeDtypeStruct((matrix.BATCH,), jnp.int32)
+images = jax.ShapeDtypeStruct((matrix.BATCH, 32, 32, 3), jnp.uint8)
+batch = {"index": index, "label": index}
+found = jax.tree.leaves(jax.eval_shape(step, state, batch, {"images": images}))
+real = [x.dtype for x in found if jnp.issubdtype(x.dtype, jnp.floating)]
+print(len(real) > 100, *{str(x) for x in real})
+"""
+    double = {"XLA_FLAGS": QUICK, "PYTHONPATH": str(BENCH), "JAX_ENABLE_X64": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | double,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["True", "float64"]
+
+
 COMMANDS = [p.name for p in BENCH.glob("*.py") if "__main__" in p.read_text()]
 
 
