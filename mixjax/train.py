@@ -50,6 +50,7 @@ def train(config, workdir: Workdir, stop: Interrupt) -> None:
         tools |= {"method": run.method, "network": run.network, "recipe": config}
         tools |= {"check": lambda: (watch.alive(), stop.check())}
         evaluators = evals.make(config.evals, clock=run.clock, **tools)
+        log.info("evaluations: %s", evals.describe(evaluators, run.clock))
         keep = ledger.keeper(workdir.path, config, last, meshes.hardware(mesh))
         keep = (lambda *_: None) if workdir.process else keep
         rules = run.method, run.optimizer, run.schedule, sets.train.augment

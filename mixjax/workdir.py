@@ -31,18 +31,25 @@ HARMLESS = (
     r"^model\.\w+\.(remat|scan)$",
     r"^accumulate$",
 )
+METHOD = "method.name"
+NAMED = 6  # changed fields in a sentence
 
 
 def check_config(old: Mapping, new: Mapping, workdir: Path) -> None:
-    """UsageError that lists the fields in which a run may not differ from its past."""
+    """UsageError that names the fields in which a run may not differ from its past.
+
+    Of another method's run that would be most: its name first, the rest counted.
+    """
     before, after = flat(old), flat(new)
     changed = [
         f"{k} ({before.get(k, 'absent')!r} -> {after.get(k, 'absent')!r})"
-        for k in sorted(before.keys() | after.keys())
+        for k in sorted(before.keys() | after.keys(), key=lambda k: (k != METHOD, k))
         if before.get(k, "absent") != after.get(k, "absent")
         and not any(re.search(pattern, k) for pattern in HARMLESS)
     ]
     if changed:
+        more = len(changed) - NAMED
+        changed[NAMED:] = [f"and {more} more"] if more > 0 else []
         raise UsageError(
             f"workdir {workdir} belongs to a run with another config: "
             f"{', '.join(changed)}; take another --workdir or the old values."

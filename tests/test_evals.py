@@ -45,6 +45,20 @@ def test_due(made, every, at_start, due):
     assert [step for step in range(106) if evaluator.due(step)] == due
 
 
+@pytest.mark.parametrize(
+    "every, said",
+    [
+        (2.0, "looks every 20 steps"),
+        (0.1, "looks every step"),
+        (0.0, "looks at the end"),
+        (20.0, "looks at the end"),
+    ],
+)
+def test_how_often_is_said(made, every, said):
+    assert evals.describe(made(every_epochs=every), CLOCK) == said
+    assert evals.describe([], CLOCK) == "none"
+
+
 def test_what_cannot_be_evaluated_is_left_out(made):
     assert made(count=0) == []
 
@@ -102,7 +116,7 @@ def evaluator(name, answer, steps=(3,)):
             raise Preempted
         return {name: state.number} if answer else {}
 
-    return evals.Evaluator(name, lambda step: step in steps, run, False)
+    return evals.Evaluator(name, 0, lambda step: step in steps, run, False)
 
 
 def test_run_due_runs_what_is_due_and_not_done(said):

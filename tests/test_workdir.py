@@ -32,6 +32,17 @@ def test_changes_are_listed_field_by_field():
     )
 
 
+def test_of_many_changes_the_method_comes_first_and_the_last_are_counted():
+    letters = "abcdefghij"
+    old = dict.fromkeys(letters, 1) | {"method": {"name": "mae"}}
+    new = dict.fromkeys(letters, 2) | {"method": {"name": "mimae"}}
+    assert changed(old, new) == (
+        "workdir here belongs to a run with another config: method.name ('mae' -> "
+        "'mimae'), a (1 -> 2), b (1 -> 2), c (1 -> 2), d (1 -> 2), e (1 -> 2), and 5 "
+        "more; take another --workdir or the old values."
+    )
+
+
 @pytest.mark.parametrize(
     "field, harmless",
     [

@@ -20,6 +20,7 @@ class Evaluator(NamedTuple):
     """Something to run on the state now and then."""
 
     name: str
+    every: int  # steps from one time to the next, 0: only at the end
     due: Callable  # step -> bool
     run: Callable  # (state, step, writer) -> {metric: value}
     kept: bool  # what it finds is a result, for the ledger
@@ -42,10 +43,22 @@ def make(config: Mapping, *, clock: Clock, **context) -> list[Evaluator]:
         run = call(f"evals.{name}", file.make, fields, **context)
         if run is None:
             continue
-        due = _schedule(clock.steps(every), at_start, clock)
+        steps = clock.steps(every)
+        due = _schedule(steps, at_start, clock)
         kept = getattr(file, "LEDGER", False)
-        found.append(Evaluator(name, due, run, kept))
+        found.append(Evaluator(name, steps, due, run, kept))
     return found
+
+
+def describe(evaluators: list[Evaluator], clock: Clock) -> str:
+    """How often each is due: a squeezed run may evaluate more than it learns."""
+
+    def often(every: int) -> str:
+        if not 0 < every < clock.total_steps:
+            return "at the end"
+        return "every step" if every == 1 else f"every {every} steps"
+
+    return ", ".join(f"{e.name} {often(e.every)}" for e in evaluators) or "none"
 
 
 def _schedule(every: int, at_start: bool, clock: Clock) -> Callable:
