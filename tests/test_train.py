@@ -37,6 +37,7 @@ def test_a_run_leaves_what_it_says(unbroken):
     assert tiny.metrics(unbroken, "train/examples_seen")[12] == 12 * 16
     scores = tiny.metrics(unbroken, "knn/k=20/top1")
     assert list(scores) == [0, 6, 12]
+    assert "knn every 6 steps" in (unbroken / "train.log").read_text()
     assert set(tiny.metrics(unbroken, "knn/examples").values()) == {50}
 
 
