@@ -7,12 +7,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from mixjax import ledger
 from mixjax.checkpoint import Checkpoints, by_path, taken, warm_start
 from mixjax.errors import UsageError
 from mixjax.export import foreign, weights
 from mixjax.models import transfer
 from mixjax.state import Method, TrainState, Variables
-from mixjax.workdir import origin
+from mixjax.workdir import Workdir, config_of
 
 log = logging.getLogger("mixjax")
 
@@ -40,13 +41,15 @@ def make_init(method: Method, optimizer, example: dict) -> Callable:
     return init
 
 
-def begin(config, saved: Checkpoints, init: Callable, layout, examples: int) -> tuple:
+def begin(config, saved: Checkpoints, run, examples: int, workdir: Workdir) -> tuple:
     """(state, notes): the newest checkpoint's, or else a new state's.
 
-    layout: shapes and shardings; a new state is born on them, a saved one read there.
-    examples: in the training set, which must be as many as before.
+    run: what was assembled. Its layout has shapes and shardings: a new state, of its
+    init, is born on them, a saved one read there. examples: in the training set, which
+    must be as many as before. workdir: notes of which run a new state has weights, and
+    how far that run was at this moment.
     """
-    found = saved.resume(layout)
+    found = saved.resume(run.layout)
     if found is not None:
         state, notes = found
         if notes["examples"] != examples:
@@ -55,31 +58,34 @@ def begin(config, saved: Checkpoints, init: Callable, layout, examples: int) -> 
                 f"{notes['examples']} when this run began; take another --workdir."
             )
         return state, notes
-    given = borrow(config, layout) if config.init_from else {}
-    shardings = jax.tree.map(lambda s: s.sharding, layout)
-    state = jax.jit(init, out_shardings=shardings)(jax.random.key(config.seed))
+    given, origin = borrow(config, run.layout) if config.init_from else ({}, {})
+    workdir.begun_from(origin)
+    shardings = jax.tree.map(lambda s: s.sharding, run.layout)
+    state = jax.jit(run.init, out_shardings=shardings)(jax.random.key(config.seed))
     new = {kind: overlay(getattr(state, kind), part) for kind, part in given.items()}
     return state.replace(**new), {"window": [], "metrics_bytes": 0, "evaluated": []}
 
 
-def borrow(config, layout) -> dict:
-    """{"params", "stats"} that config.init_from, the workdir of a run, has for us.
+def borrow(config, layout) -> tuple[dict, dict]:
+    """What config.init_from, the workdir of a run, has for us, and what that run was.
 
-    It may also be a file of weights, of our own or of other projects.
+    Returns {"params", "stats"} and ledger.origin. It may also be a file of weights, of
+    our own or of other projects; their origin is not known, {}.
     """
     model, kinds = config.model.to_dict(), ("params", "stats")
     wanted = {kind: getattr(layout, kind) for kind in kinds}
     path = Path(config.init_from).expanduser()
     if not path.is_file():
-        old = origin(config.init_from)["model"]
+        old = config_of(config.init_from)["model"]
         fit, cut = transfer.fitter(old, model), transfer.cutter(model)
-        return warm_start(config.init_from, wanted, fit, cut)
+        given, step = warm_start(config.init_from, wanted, fit, cut)
+        return given, ledger.origin(path, step)
     found = foreign.read(path, f"init_from={config.init_from}", model)
     trees = dict(zip(kinds, weights.trees(found.arrays), strict=True))
     arrays = lambda kind, part: by_path(trees[kind].get(part, {}))
     fit = transfer.fitter(found.model, model)
     parts, arrays = transfer.cutter(model)(list(trees["params"]), arrays)
-    return taken(config.init_from, parts, arrays, wanted, fit, str(path))
+    return taken(config.init_from, parts, arrays, wanted, fit, str(path)), {}
 
 
 def overlay(tree: dict, given: dict) -> dict:

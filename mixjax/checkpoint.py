@@ -286,16 +286,16 @@ def load(path: str, layout: TrainState, field: str) -> tuple[TrainState, int]:
     return layout.replace(**found, opt_state={}, step=np.int32(step)), step
 
 
-def warm_start(path: str, layout: dict, fit: Callable, cut: Callable) -> dict:
-    """What the newest checkpoint of workdir `path` has for a new state.
+def warm_start(path: str, layout: dict, fit: Callable, cut: Callable) -> tuple:
+    """(what the newest checkpoint of workdir `path` has for a new state, its step).
 
     layout: {"params": shapes and shardings, "stats": the same}. A part of the network
     (encoder, decoder, ...) is taken whole, with its batch statistics, if both have it.
     fit: (part, arrays by path, shapes by path) -> (arrays to take, names that may start
     afresh); cut: (names of parts, function of taken's `arrays`) -> the same as the new
-    network cuts its parts; see models/transfer.py. Returns {"params", "stats"} of these
-    parts, without what starts afresh. UsageError with the keys if tensors are missing,
-    too many, or of another shape or type, or if no part is shared.
+    network cuts its parts; see models/transfer.py. What it has is {"params",
+    "stats"} of these parts, without what starts afresh. UsageError with the keys if
+    tensors are missing, too many, or of another shape or type, or if no part is shared.
     """
     with opened(path, "init_from") as (manager, step):
         there = manager.item_metadata(step)["state"].tree
@@ -306,7 +306,8 @@ def warm_start(path: str, layout: dict, fit: Callable, cut: Callable) -> dict:
             return {k.split("/", 2)[2]: v for k, v in found.items()}
 
         parts, arrays = cut(list(there["params"]), arrays)
-        return taken(path, parts, arrays, layout, fit, f"{path}, step {step}")
+        given = taken(path, parts, arrays, layout, fit, f"{path}, step {step}")
+        return given, step
 
 
 def taken(
@@ -317,7 +318,7 @@ def taken(
     fit: Callable,
     what: str,
 ) -> dict:
-    """warm_start from anything that has `parts`; what: to call it in the log.
+    """What warm_start finds, in anything that has `parts`; what: its name in the log.
 
     arrays: (kind, part) -> {path inside the part: array}.
     """

@@ -17,6 +17,7 @@ from mixjax import atomic
 from mixjax.errors import UsageError
 
 SCHEMA = 1
+ORIGIN = "origin.json"  # in a workdir: `origin` of the run that this one began from
 FIELDS = {  # of an entry, and what each must be
     "schema": int,
     "name": str,
@@ -112,23 +113,18 @@ def config_hash(config) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def origin(path: str) -> dict:
-    """What the run in workdir `path` was, for the entries of a run begun from it.
+def origin(workdir: Path, step: int) -> dict:
+    """What a run was at its checkpoint of `step`, for entries of a run begun from it.
 
-    config, config_hash, step (of its newest checkpoint), complete, commit. {} for "" or
-    a folder that is no run, such as converted weights.
+    config, config_hash, step, commit, and whether that step is its end (complete).
     """
-    folder = Path(path).expanduser()
-    if not path or not (folder / "config.json").is_file():
-        return {}
-    config = parse(folder / "config.json")
-    steps = [int(p.name) for p in folder.glob("checkpoints/[0-9]*") if p.name.isdigit()]
+    config, done = parse(workdir / "config.json"), workdir / "DONE"
     return {
         "config": config,
         "config_hash": config_hash(config),
-        "step": max(steps, default=0),
-        "complete": (folder / "DONE").exists(),
-        "commit": commit(folder),
+        "step": step,
+        "complete": done.exists() and int(done.read_text()) == step,
+        "commit": commit(workdir),
     }
 
 
@@ -178,6 +174,7 @@ def keeper(workdir: Path, config, total_steps: int, hardware: str) -> Callable:
         protocol = next(iter(metrics)).rpartition("/")[0]
         name = protocol.replace("/", "-")
         folder = workdir / "eval" / name
+        origin = workdir / ORIGIN
         past = [parse(p) for p in folder.glob("*.json") if int(p.stem) < step]
         best = {}
         for metric, value in metrics.items():
@@ -196,7 +193,7 @@ def keeper(workdir: Path, config, total_steps: int, hardware: str) -> Callable:
             seconds=seconds(workdir),
             hardware=hardware,
             commit=commit(workdir),
-            origin=origin(config.init_from),
+            origin=parse(origin) if origin.exists() else {},
         )
         return write(workdir, found)
 

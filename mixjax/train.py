@@ -58,7 +58,7 @@ def train(config, workdir: Workdir, stop: Interrupt) -> None:
 
         saved = open_checkpoints(config.checkpoint, run.clock, workdir.path)
         opened.callback(saved.close)
-        state, notes = begin(config, saved, run.init, run.layout, sets.size)
+        state, notes = begin(config, saved, run, sets.size, workdir)
         step, done = int(state.step), notes["evaluated"]
         record = logs.Recorder(workdir.path, plan, notes, step, **config.log)
         record.watch(unreadable=sets.train.unreadable, last_good=saved.newest)

@@ -2,6 +2,7 @@
 
 config.json  the resolved configuration     env.txt  versions, devices, command
 git.txt      commit and uncommitted changes parameters.txt  every tensor
+origin.json  the run that it began from, if any
 metrics.jsonl  perf.jsonl  events.out.tfevents.*  train.log  heartbeats/
 checkpoints/<step>/  figures/  DONE
 """
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from clu import parameter_overview
 
+from mixjax import ledger
 from mixjax.atomic import write
 from mixjax.errors import UsageError
 from mixjax.recipes import flat
@@ -61,7 +63,7 @@ def as_json(config) -> dict:
     return json.loads(json.dumps(config.to_dict(), default=str))
 
 
-def origin(path: str) -> dict:
+def config_of(path: str) -> dict:
     """The configuration of the run in workdir `path`, for init_from."""
     saved = Path(path).expanduser() / "config.json"
     if not saved.is_file():
@@ -123,6 +125,15 @@ class Workdir:
         if self.process:
             return
         write(self.path / "DONE", f"{step}\n")
+
+    def begun_from(self, origin: Mapping) -> None:
+        """Writes origin.json, for the entries of the ledger; none for {}."""
+        if self.process:
+            return
+        file = self.path / ledger.ORIGIN
+        file.unlink(missing_ok=True)  # of a start that did not get to a checkpoint
+        if origin:
+            write(file, json.dumps(origin, indent=2) + "\n")
 
     def record(self, devices: str, params) -> None:
         """Writes config.json, env.txt, git.txt and parameters.txt.

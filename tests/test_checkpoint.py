@@ -337,7 +337,9 @@ def start(workdir, layout):
     """A warm start without batch statistics, from a network that is the same."""
     same = lambda part, found, wanted: (found, set())
     whole = lambda parts, arrays: (parts, arrays)
-    return warm_start(str(workdir), {"params": layout, "stats": {}}, same, whole)
+    given, step = warm_start(str(workdir), {"params": layout, "stats": {}}, same, whole)
+    assert step == 4
+    return given
 
 
 @pytest.mark.parametrize("fsdp", [1, 4])

@@ -45,7 +45,7 @@ def borrowed(path, model, **inputs):
     state = TrainState(step, params, {}, stats, {}, {})
     layout = meshes.lay_out(meshes.make(fsdp=1), state, ())
     config = ConfigDict({"init_from": str(path), "model": model})
-    given = jax.device_get(begin.borrow(config, layout))
+    given = jax.device_get(begin.borrow(config, layout)[0])
     return network, given["params"], given["stats"]
 
 

@@ -314,7 +314,8 @@ def test_fine_tuning_starts_from_a_file(tmp_path):
     step = jax.ShapeDtypeStruct((), jnp.int32)
     state = TrainState(step, params, {}, stats, {}, {})
     layout = meshes.lay_out(meshes.make(fsdp=1), state, ())
-    given = begin.borrow(settings, layout)
+    given, origin = begin.borrow(settings, layout)
+    assert origin == {}
     assert list(given["params"]) == ["encoder"]
     new = store.flat(given)
     want = store.load(str(old), "encoder", False, None).arrays

@@ -102,18 +102,16 @@ def test_a_folder_that_is_not_there(tmp_path):
         ledger.read(tmp_path / "none")
 
 
-def test_origin_is_the_run_that_it_began_from(tmp_path):
-    assert ledger.origin("") == ledger.origin(str(tmp_path)) == {}
+def test_origin_is_a_run_as_far_as_it_was(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(ledger.plain(tiny.config())))
     (tmp_path / "git.txt").write_text("abc\ndiff --git a b\n")
-    for step in (6, 12):
-        (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
-    found = ledger.origin(str(tmp_path))
+    found = ledger.origin(tmp_path, 12)
     assert found["step"] == 12 and not found["complete"] and found["commit"] == "abc+"
     assert found["config_hash"] == ledger.config_hash(tiny.config())
     (tmp_path / "DONE").write_text("12\n")
     (tmp_path / "git.txt").write_text("abc\n")
-    assert ledger.origin(str(tmp_path))["complete"]
+    assert ledger.origin(tmp_path, 12)["complete"]
+    assert not ledger.origin(tmp_path, 6)["complete"], "its last checkpoint was cut"
     assert ledger.commit(tmp_path) == "abc" and ledger.commit(tmp_path / "x") == ""
 
 

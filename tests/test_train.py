@@ -1,7 +1,9 @@
 """Whole runs in this process: they learn, compile once, and continue exactly."""
 
 import inspect
+import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mixjax import assembly, steps, train
+from mixjax import assembly, ledger, steps, train
 from mixjax.errors import Diverged, UsageError
 from mixjax.state import ALL
 from tests import tiny
@@ -157,6 +159,28 @@ def test_warm_start_takes_the_weights(tmp_path, unbroken):
     assert len(weights) > 20
     for name in weights:
         np.testing.assert_array_equal(new[name], old[name], err_msg=name)
+
+
+def test_an_entry_says_how_far_the_run_was_that_it_began_from(tmp_path, unbroken):
+    """Also when that run has gone on meanwhile, and after a resume."""
+    begun = shutil.copytree(unbroken, tmp_path / "begun")
+    shutil.rmtree(begun / "checkpoints" / "12")
+    (begun / "DONE").unlink()
+    after = tiny.config(init_from=str(begun), steps=4)
+    tiny.run(tmp_path / "after", after, tiny.StopAt(2))
+    shutil.copytree(unbroken, begun, dirs_exist_ok=True)
+    folder = tiny.run(tmp_path / "after", after)
+    entries = {entry["step"]: entry["origin"] for entry in ledger.read(folder)}
+    assert entries.keys() >= {0, 4}
+    for found in entries.values():
+        assert (found["step"], found["complete"]) == (6, False)
+    assert all(not entry["origin"] for entry in ledger.read(unbroken))
+    (folder / "origin.json").unlink()
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "DONE").unlink()
+    tiny.run(folder, tiny.config(init_from=str(begun), steps=4))
+    found = json.loads((folder / "origin.json").read_text())
+    assert (found["step"], found["complete"]) == (12, True)
 
 
 def test_a_batch_method_refuses_parts():

@@ -117,7 +117,7 @@ def borrowed(found: Findings, config, run) -> None:
     if config.init_from:
         one = jax.numpy.zeros(()).sharding
         put = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one)
-        given = found.attempt(begin.borrow, config, jax.tree.map(put, run.layout))
-        if given:
-            taken = ", ".join(given["params"])
+        got = found.attempt(begin.borrow, config, jax.tree.map(put, run.layout))
+        if got:
+            taken = ", ".join(got[0]["params"])
             found.fact("init_from", f"{config.init_from} gives {taken}")
