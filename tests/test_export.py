@@ -173,6 +173,7 @@ def test_check_runs_real_pictures_through_torch(
     card = (out / "README.md").read_text()
     values = [float(x) for x in re.findall(r"max (\S+),", said)]
     assert values and card.count("| ") > 5 * len(values)
+    assert "license: unknown\n" in card, "the word of Hugging Face for none stated"
     assert "licence of the weights" in card and "commit: " in card
     assert "0.3, 0.4, 0.5" in card and "sha256" in card
     kinds = {"model.safetensors", "README.md"}

@@ -62,7 +62,7 @@ def digest(config: Mapping) -> str:
 
 
 def front(to: str, licence: str) -> list[str]:
-    lines = ["---", f"license: {licence or 'other'}"]
+    lines = ["---", f"license: {licence or 'unknown'}"]
     if to in LIBRARY:
         lines.append(f"library_name: {LIBRARY[to]}")
     return [*lines, "tags: [image-feature-extraction, self-supervised, mixjax]", "---"]
