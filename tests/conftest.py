@@ -12,8 +12,9 @@ USUAL = {  # of jit: compiled as in a run, for the few tests to which it matters
     "xla_backend_optimization_level": 3,
     "xla_llvm_disable_expensive_passes": False,
 }
-if metadata.version("jaxlib").startswith("0.10."):  # 0.11 does not know the flag
+if metadata.version("jaxlib").startswith("0.10."):  # 0.11 does not know the first
     QUICK += " --xla_cpu_use_fusion_emitters=false"
+    QUICK += " --xla_cpu_parallel_codegen_split_count=1"  # both cores have tests
     USUAL["xla_cpu_use_fusion_emitters"] = True
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK}"
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
