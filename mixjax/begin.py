@@ -59,7 +59,8 @@ def begin(config, saved: Checkpoints, run, examples: int, workdir: Workdir) -> t
             )
         return state, notes
     given, origin = borrow(config, run.layout) if config.init_from else ({}, {})
-    workdir.begun_from(origin)
+    if workdir.process == 0:
+        ledger.write_origin(workdir.path, origin)
     shardings = jax.tree.map(lambda s: s.sharding, run.layout)
     state = jax.jit(run.init, out_shardings=shardings)(jax.random.key(config.seed))
     new = {kind: overlay(getattr(state, kind), part) for kind, part in given.items()}

@@ -128,6 +128,20 @@ def origin(workdir: Path, step: int) -> dict:
     }
 
 
+def write_origin(workdir: Path, origin: Mapping) -> None:
+    """Writes the origin of the run in `workdir` to its origin.json; none for {}."""
+    file = workdir / ORIGIN
+    file.unlink(missing_ok=True)  # of a start that did not get to a checkpoint
+    if origin:
+        atomic.write(file, json.dumps(origin, indent=1) + "\n")
+
+
+def read_origin(workdir: Path) -> dict:
+    """What write_origin wrote."""
+    file = workdir / ORIGIN
+    return parse(file) if file.exists() else {}
+
+
 def commit(workdir: Path) -> str:
     """The commit in a run's git.txt, with "+" if there were changes beside it."""
     file = workdir / "git.txt"
@@ -174,7 +188,6 @@ def keeper(workdir: Path, config, total_steps: int, hardware: str) -> Callable:
         protocol = next(iter(metrics)).rpartition("/")[0]
         name = protocol.replace("/", "-")
         folder = workdir / "eval" / name
-        origin = workdir / ORIGIN
         past = [parse(p) for p in folder.glob("*.json") if int(p.stem) < step]
         best = {}
         for metric, value in metrics.items():
@@ -193,7 +206,7 @@ def keeper(workdir: Path, config, total_steps: int, hardware: str) -> Callable:
             seconds=seconds(workdir),
             hardware=hardware,
             commit=commit(workdir),
-            origin=parse(origin) if origin.exists() else {},
+            origin=read_origin(workdir),
         )
         return write(workdir, found)
 

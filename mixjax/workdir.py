@@ -20,7 +20,6 @@ from pathlib import Path
 
 from clu import parameter_overview
 
-from mixjax import ledger
 from mixjax.atomic import write
 from mixjax.errors import UsageError
 from mixjax.recipes import flat
@@ -125,15 +124,6 @@ class Workdir:
         if self.process:
             return
         write(self.path / "DONE", f"{step}\n")
-
-    def begun_from(self, origin: Mapping) -> None:
-        """Writes origin.json, for the entries of the ledger; none for {}."""
-        if self.process:
-            return
-        file = self.path / ledger.ORIGIN
-        file.unlink(missing_ok=True)  # of a start that did not get to a checkpoint
-        if origin:
-            write(file, json.dumps(origin, indent=2) + "\n")
 
     def record(self, devices: str, params) -> None:
         """Writes config.json, env.txt, git.txt and parameters.txt.
