@@ -1,7 +1,6 @@
 """Whole runs in this process: they learn, compile once, and continue exactly."""
 
 import inspect
-import json
 import os
 import shutil
 import subprocess
@@ -175,12 +174,12 @@ def test_an_entry_says_how_far_the_run_was_that_it_began_from(tmp_path, unbroken
     for found in entries.values():
         assert (found["step"], found["complete"]) == (6, False)
     assert all(not entry["origin"] for entry in ledger.read(unbroken))
-    (folder / "origin.json").unlink()
-    shutil.rmtree(folder / "checkpoints")
-    (folder / "DONE").unlink()
-    tiny.run(folder, tiny.config(init_from=str(begun), steps=4))
-    found = json.loads((folder / "origin.json").read_text())
-    assert (found["step"], found["complete"]) == (12, True)
+    for init_from, want in ((str(begun), (12, True)), ("", (None, None))):
+        shutil.rmtree(folder / "checkpoints")  # as if none had been reached
+        (folder / "DONE").unlink()
+        tiny.run(folder, tiny.config(init_from=init_from, steps=4))
+        found = ledger.read_origin(folder)
+        assert (found.get("step"), found.get("complete")) == want
 
 
 def test_a_batch_method_refuses_parts():
