@@ -16,8 +16,8 @@ import random
 import statistics
 from collections.abc import Callable
 
-import record
 from input import in_threads, timed
+from support import record
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.201)
 VIEW = (
@@ -153,9 +153,9 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = arguments()
-    from mixjax import cpu
+    from mixjax.runtime import cpu_settings
 
-    cpu.tune()
+    cpu_settings.tune()
     import jax
 
     from mixjax.data import sources

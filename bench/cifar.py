@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import record
+from support import record
 
 METHODS = ("mae", "mixedae", "mimae", "simmim", "misimmim")
 

@@ -35,11 +35,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
 
-import gpu_runs
-import gpu_steps
-import record
-import turns
-from gpu_steps import Row
+from support import gpu_runs, gpu_steps, record, take_turns
+from support.gpu_steps import Row
 
 START = time.monotonic()
 ROUNDS, TURN = 5, 1.0  # turns of a contender, seconds of one
@@ -105,7 +102,7 @@ def launch(name: str, share: float, runs: Path) -> Worker:
         "XLA_CLIENT_MEM_FRACTION": f"{share:.2f}",
         "PYTHONUNBUFFERED": "1",
     }
-    return Worker(*turns.launch(name, env))
+    return Worker(*take_turns.launch(name, env))
 
 
 def ask(worker: Worker, word: str, left: Left, line: str = "") -> dict:
@@ -122,7 +119,7 @@ def ask(worker: Worker, word: str, left: Left, line: str = "") -> dict:
         if line:
             worker.process.stdin.write(line + "\n")
             worker.process.stdin.flush()
-        found = turns.answer(worker.process, word)
+        found = take_turns.answer(worker.process, word)
     except BrokenPipeError:
         found = None
     finally:

@@ -27,8 +27,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import record
-import turns
+from support import record, take_turns
 
 HEIGHT, WIDTH, QUALITY = 375, 500, 90
 FORMS = {"opencv": "antialias=False", "pillow": "antialias=True"}
@@ -112,7 +111,8 @@ def bare(op: Callable, paths: list[str], count: int, threads: int) -> None:
 def pipeline(options, folder: str, view: str) -> Callable:
     """A function of `count`: the next so many images as batches on the devices."""
     from configs import common
-    from mixjax import data, meshes
+    from mixjax import data
+    from mixjax.sharding import meshes
 
     config = common.data(f"folder:{folder}", "train", "validation")
     config.views, config.eval_view = (view,), view
@@ -213,8 +213,8 @@ def measure(options, folder: str, paths: list[str]) -> tuple[dict, str]:
     if not absent:
         try:
             quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "XLA_FLAGS": "", "FILES": folder}
-            takes["opencv", "tfdata"], end, _ = turns.start("tfdata", **quiet)
-        except turns.NotStarted as error:
+            takes["opencv", "tfdata"], end, _ = take_turns.start("tfdata", **quiet)
+        except take_turns.NotStarted as error:
             absent = f"it did not start: {error}"
     for run in parts.values():
         run(options.batch)
@@ -231,7 +231,7 @@ def worker(options) -> None:
     paths = sorted(str(p) for p in Path(os.environ["FILES"]).iterdir())
     run = tfdata(options, paths)
     run(options.batch)
-    turns.serve({}, lambda: timed(run, options.images))
+    take_turns.serve({}, lambda: timed(run, options.images))
 
 
 # --- the report --------------------------------------------------------------------
@@ -337,9 +337,9 @@ def main() -> None:
     if options.worker:
         return worker(options)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    from mixjax import cpu
+    from mixjax.runtime import cpu_settings
 
-    cpu.tune()
+    cpu_settings.tune()
     with tempfile.TemporaryDirectory(prefix="mixjax-bench-") as folder:
         pictures = photographs(options.folder) if options.folder else noise()
         paths = write_files(pictures, folder, options.files)

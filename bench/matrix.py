@@ -17,17 +17,20 @@ import argparse
 import functools
 from pathlib import Path
 
-import double
 import jax
 import jax.numpy as jnp
 import numpy as np
-import record
+from support import double_precision, record
 
 from configs import common
-from mixjax import begin, meshes, methods, models, optim, recipes, steps
+from mixjax import methods, models
+from mixjax.config import recipes
 from mixjax.data import pipeline
 from mixjax.data.views import parse
+from mixjax.optim import optimizers
+from mixjax.sharding import meshes
 from mixjax.state import Clock
+from mixjax.training import initial_state, train_step
 
 RECIPES = {
     "MoCo": "c10_moco",
@@ -74,8 +77,8 @@ def make(config):
     number = jax.ShapeDtypeStruct((1,), jnp.int32)
     example = {"views": (image,) * len(views), "index": number, "label": number}
     params = jax.eval_shape(method.init, jax.random.key(0), example).params
-    optimizer = optim.make(config.optim, rate, params, clock=clock)
-    plain = steps.make_step(method, optimizer, rate, augment, config)
+    optimizer = optimizers.make(config.optim, rate, params, clock=clock)
+    plain = train_step.make_step(method, optimizer, rate, augment, config)
     traced = []
 
     def step(state, batch, resident):
@@ -83,7 +86,7 @@ def make(config):
         state, metrics = plain(state, batch, resident)
         return state, metrics["loss"]
 
-    init = jax.jit(begin.make_init(method, optimizer, example))
+    init = jax.jit(initial_state.make_init(method, optimizer, example))
     return step, init(jax.random.key(0)), traced
 
 
@@ -103,7 +106,7 @@ def cell(config, images) -> dict:
     for i in range(STEPS):
         index = jnp.arange(i * BATCH, (i + 1) * BATCH, dtype=jnp.int32)
         batch = {"index": index, "label": index}
-        start = jax.device_put(other if double.ON else state, everywhere)
+        start = jax.device_put(other if double_precision.ON else state, everywhere)
         other, second = eight(start, jax.device_put(batch, cut), spread)
         state, first = one(state, batch, {"images": images})
         found.append(float(first))
@@ -115,7 +118,7 @@ def cell(config, images) -> dict:
         "traced": len(traced) // 2,  # for one device and for eight
         "difference": float(apart),
         "devices": jax.device_count(),
-        "bits": 64 if double.ON else 32,
+        "bits": 64 if double_precision.ON else 32,
     }
 
 

@@ -13,8 +13,7 @@ with global attention and without codes and contrast; steps are those of the rec
 
 import statistics
 
-import record
-import turns
+from support import record, take_turns
 
 # name -> (file of configs/, variants, views of an image)
 CONTENDERS = {
@@ -29,34 +28,34 @@ SIZES = ("S", "B", "L")
 
 def worker(options) -> None:
     """Prepares one contender, then times a turn whenever asked to."""
-    from mixjax import cpu
+    from mixjax.runtime import cpu_settings
 
-    cpu.tune()
-    import ours
+    cpu_settings.tune()
+    from support import mixjax_step
 
-    from mixjax import recipes
+    from mixjax.config import recipes
 
     file, variants, views = CONTENDERS[options.worker]
     path = record.ROOT / "configs" / f"{file}_vit{options.model.lower()}.py"
     config = recipes.load(f"{path}:{variants}")
     if options.layers:
         config.model.encoder.depth = config.model.decoder.depth = options.layers
-    run, facts = ours.prepare(config, options.batch // views)
+    run, facts = mixjax_step.prepare(config, options.batch // views)
     for _ in range(2):
         run()
 
-    turns.serve(facts, turns.timed(run, options.steps))
+    take_turns.serve(facts, take_turns.timed(run, options.steps))
 
 
 def main() -> None:
-    parser = turns.parser(__doc__, ";".join(CONTENDERS), batch=16)
+    parser = take_turns.parser(__doc__, ";".join(CONTENDERS), batch=16)
     parser.add_argument("--model", choices=SIZES, default="S")
     parser.add_argument("--layers", type=int, help="of encoder and decoder each")
     options = parser.parse_args()
     if options.worker:
         return worker(options)
 
-    times, facts = turns.race(options.only.split(";"), options.rounds)
+    times, facts = take_turns.race(options.only.split(";"), options.rounds)
     base = next(iter(times))
     print(
         f"ViT-{options.model}/16, {options.batch} images or views, {options.rounds} "

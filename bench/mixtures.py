@@ -13,8 +13,7 @@ backward), and a mixture adds 3.
 
 import statistics
 
-import record
-import turns
+from support import record, take_turns
 
 METHODS = {  # name -> (recipe, variants, passes of the method alone)
     "MoCo": ("c10_moco", "", 4),
@@ -27,12 +26,12 @@ CONTENDERS = [f"{m}, {x}" for m in METHODS for x in MIXTURES]
 
 def worker(options) -> None:
     """Prepares one contender, then times a turn whenever asked to."""
-    from mixjax import cpu
+    from mixjax.runtime import cpu_settings
 
-    cpu.tune()
-    import ours
+    cpu_settings.tune()
+    from support import mixjax_step
 
-    from mixjax import recipes
+    from mixjax.config import recipes
 
     name, mixture = options.worker.split(", ")
     file, variants, _ = METHODS[name]
@@ -47,14 +46,14 @@ def worker(options) -> None:
     each = 2 if "symmetric" in name else 1
     if "queue" in config.method.objective:
         config.method.objective.queue = options.batch * each * 8
-    run, facts = ours.prepare(config, options.batch)
+    run, facts = mixjax_step.prepare(config, options.batch)
     for _ in range(2):
         run()
-    turns.serve(facts, turns.timed(run, options.steps))
+    take_turns.serve(facts, take_turns.timed(run, options.steps))
 
 
 def main() -> None:
-    parser = turns.parser(__doc__, ";".join(CONTENDERS), batch=32)
+    parser = take_turns.parser(__doc__, ";".join(CONTENDERS), batch=32)
     parser.add_argument(
         "--width", type=int, help="of the first stage, for a quick look"
     )
@@ -67,7 +66,7 @@ def main() -> None:
         names = [n for n in options.only.split(";") if n.startswith(f"{method}, ")]
         if not names:
             continue
-        times, found = turns.race(names, options.rounds)
+        times, found = take_turns.race(names, options.rounds)
         facts |= found
         base = names[0]
         if not device:

@@ -15,8 +15,7 @@ same count of matrix operations for all, and the ratio of mixjax to each.
 import statistics
 import time
 
-import record
-import turns
+from support import record, take_turns
 
 SIZES = {  # width, depth, heads, patch
     "Ti": (192, 12, 3, 16),
@@ -35,17 +34,17 @@ CONTENDERS = {
 
 def mixjax_step(options):
     """A function that runs one step and returns when it is done."""
-    from mixjax import cpu
+    from mixjax.runtime import cpu_settings
 
-    cpu.tune()
-    import ours
+    cpu_settings.tune()
+    from support import mixjax_step
 
     from configs import masked
 
     config = masked.imagenet(options.model, SIZES[options.model][3], 800)
     if options.layers:
         config.model.encoder.depth = config.model.decoder.depth = options.layers
-    return ours.prepare(config, options.batch)
+    return mixjax_step.prepare(config, options.batch)
 
 
 def vitmae(size: tuple[int, int, int, int], layers: int | None):
@@ -109,11 +108,11 @@ def worker(options) -> None:
         run()
     facts["ready_s"] = time.perf_counter() - begin
 
-    turns.serve(facts, turns.timed(run, options.steps))
+    take_turns.serve(facts, take_turns.timed(run, options.steps))
 
 
 def main() -> None:
-    parser = turns.parser(__doc__, ",".join(CONTENDERS), batch=16)
+    parser = take_turns.parser(__doc__, ",".join(CONTENDERS), batch=16)
     parser.add_argument("--model", choices=SIZES, default="S")
     parser.add_argument("--layers", type=int, help="of encoder and decoder each")
     options = parser.parse_args()
@@ -124,9 +123,9 @@ def main() -> None:
     for name in options.only.split(","):
         try:
             env = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-            takes[name], end, facts[name] = turns.start(name, **env)
+            takes[name], end, facts[name] = take_turns.start(name, **env)
             ends.append(end)
-        except turns.NotStarted as error:
+        except take_turns.NotStarted as error:
             print(f"{name} did not start:\n{error}")
     times = {name: [] for name in takes}
     for _ in range(options.rounds):

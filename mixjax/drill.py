@@ -23,7 +23,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from mixjax import commands, errors
+from mixjax import errors
+from mixjax.runtime import cli
 
 ROOT = Path(__file__).parents[1]
 SMALL = {  # fields of the quickstart, for half a minute
@@ -69,7 +70,7 @@ def saved_step(workdir: Path) -> int:
     A name that is no number is a checkpoint being written: its mark comes first,
     its name last.
     """
-    from mixjax.checkpoint import FOLDER, MARK
+    from mixjax.run.checkpoints import FOLDER, MARK
 
     names = (path.parent.name for path in workdir.glob(f"{FOLDER}/*/{MARK}"))
     return max((int(name) for name in names if name.isdigit()), default=0)
@@ -113,12 +114,12 @@ def strike(flags: list[str], workdir: Path, number: int, seconds: float) -> Blow
 
 def arrays(workdir: Path) -> dict:
     """{path: array} of the newest checkpoint."""
-    from mixjax import checkpoint, logs
+    from mixjax.run import checkpoints, logs
 
     logs.start()  # without orbax' own
-    with checkpoint.opened(str(workdir), "workdir") as (manager, step):
+    with checkpoints.opened(str(workdir), "workdir") as (manager, step):
         tree = manager.item_metadata(step)["state"].tree
-        return checkpoint.by_path(checkpoint.read_arrays(manager, step, tree))
+        return checkpoints.by_path(checkpoints.read_arrays(manager, step, tree))
 
 
 def differences(one: Path, two: Path) -> list[str]:
@@ -203,7 +204,7 @@ def run(argv: list[str]) -> int:
 
     def work():
         known = ("signals", "seed", "workdir", "config")
-        given, changes = commands.flags(argv, known)
+        given, changes = cli.flags(argv, known)
         numbers = {}
         for flag, usual in (("signals", "5"), ("seed", "0")):
             text = given.get(flag, usual)
@@ -219,8 +220,8 @@ def run(argv: list[str]) -> int:
         folder = Path(given.get("workdir", "runs/drill")).expanduser().absolute()
         return errors.DONE if drill(flags, folder, **numbers) else errors.FAILED
 
-    return commands.code(work)
+    return cli.code(work)
 
 
 if __name__ == "__main__":
-    commands.start(__doc__, run)
+    cli.start(__doc__, run)

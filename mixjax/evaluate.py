@@ -12,7 +12,9 @@ writes it to the ledger, RUN/eval/<protocol>/<step>.json.
 
 from pathlib import Path
 
-from mixjax import commands, errors, recipes
+from mixjax import errors
+from mixjax.config import recipes
+from mixjax.runtime import cli
 
 
 def length(run, workdir: str) -> int:
@@ -27,14 +29,18 @@ def length(run, workdir: str) -> int:
 
 def measure(workdir: str, text: str | None, changes: dict) -> list[str]:
     """Runs the evaluations on a run; returns lines to print."""
-    from mixjax import cpu, evals, ledger, meshes, runs
+    from mixjax import evals
+    from mixjax.run import ledger
+    from mixjax.runtime import cpu_settings
+    from mixjax.sharding import meshes
     from mixjax.state import Clock
+    from mixjax.training import reopen
 
-    cpu.tune()
+    cpu_settings.tune()
     fields = {k: v for k, v in changes.items() if k.startswith("config.evals.")}
     rest = changes if not text else {k: changes[k] for k in changes.keys() - fields}
     mesh = meshes.make(fsdp=1)
-    run = runs.open_run(workdir, "--workdir", rest, 0, mesh)
+    run = reopen.open_run(workdir, "--workdir", rest, 0, mesh)
     config = run.config
     if text:
         config.evals = recipes.load(text, "--evals")
@@ -62,13 +68,13 @@ def run(argv: list[str]) -> int:
     """Evaluates as the flags (no program's name) say; returns the exit code."""
 
     def work():
-        given, changes = commands.flags(argv, ("workdir", "evals"))
-        folder = commands.need(given, "workdir", "name the folder of a run")
+        given, changes = cli.flags(argv, ("workdir", "evals"))
+        folder = cli.need(given, "workdir", "name the folder of a run")
         for line in measure(folder, given.get("evals"), changes):
             print(line)
 
-    return commands.code(work)
+    return cli.code(work)
 
 
 if __name__ == "__main__":
-    commands.start(__doc__, run)
+    cli.start(__doc__, run)

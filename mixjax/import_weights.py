@@ -20,8 +20,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from mixjax import commands, recipes
+from mixjax.config import recipes
 from mixjax.errors import UsageError
+from mixjax.runtime import cli
 
 FLAGS = ("from", "workdir", "config", "image_size")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -109,8 +110,8 @@ def save(weights, config, workdir: Path) -> None:
     """Writes the run; nothing is there unless all of it is."""
     import numpy as np
 
-    from mixjax.checkpoint import Checkpoints
     from mixjax.export import weights as store
+    from mixjax.run.checkpoints import Checkpoints
     from mixjax.state import TrainState
 
     beside = workdir.absolute().parent
@@ -134,10 +135,10 @@ def save(weights, config, workdir: Path) -> None:
 
 def make(given: dict, fields: dict) -> list[str]:
     """Does what the flags say; returns lines to print."""
-    from mixjax import logs
     from mixjax.export import __main__ as export
-    from mixjax.export import foreign
+    from mixjax.export import read_foreign
     from mixjax.export import weights as store
+    from mixjax.run import logs
 
     logs.start()
     path, workdir = (Path(given[k]).expanduser() for k in ("from", "workdir"))
@@ -146,7 +147,7 @@ def make(given: dict, fields: dict) -> list[str]:
     size = export.size_of(given["image_size"]) if "image_size" in given else None
     what = f"--from={given['from']}"
     hints = hints_of(fields, size, given.get("config"))
-    weights = foreign.read(path, what, hints)
+    weights = read_foreign.read(path, what, hints)
     if size:
         weights = store.resized(weights, size)
     config = settings(weights, given.get("config"), fields)
@@ -164,14 +165,14 @@ def run(argv: list[str]) -> int:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
     def work():
-        given, fields = commands.flags(argv, FLAGS)
-        commands.need(given, "from", "name a file")
-        commands.need(given, "workdir", "name a new folder")
+        given, fields = cli.flags(argv, FLAGS)
+        cli.need(given, "from", "name a file")
+        cli.need(given, "workdir", "name a new folder")
         for line in make(given, fields):
             print(line)
 
-    return commands.code(work)
+    return cli.code(work)
 
 
 if __name__ == "__main__":
-    commands.start(__doc__, run)
+    cli.start(__doc__, run)

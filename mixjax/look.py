@@ -17,8 +17,9 @@ its features of so many pictures lie in the plane, too (t-SNE; needs scikit-lear
 from collections.abc import Callable
 from pathlib import Path
 
-from mixjax import commands, errors
-from mixjax.runs import Run, open_run
+from mixjax import errors
+from mixjax.runtime import cli
+from mixjax.training.reopen import Run, open_run
 
 AT_ONCE = 256  # pictures of t-SNE that go through the network together
 
@@ -101,20 +102,20 @@ def number(given: dict, flag: str, usual: str) -> int:
 
 def run(argv: list[str]) -> int:
     """Draws as the flags (without the program's name) say; returns the exit code."""
-    return commands.code(lambda: work(argv))
+    return cli.code(lambda: work(argv))
 
 
 def work(argv: list[str]) -> None:
     """As run(), but raises what a user is meant to read."""
-    from mixjax import cpu
+    from mixjax.runtime import cpu_settings
 
     known = ("workdir", "beside", "count", "points", "out")
-    given, changes = commands.flags(argv, known)
-    workdir = commands.need(given, "workdir", "name the folder of a run")
+    given, changes = cli.flags(argv, known)
+    workdir = cli.need(given, "workdir", "name the folder of a run")
     count = number(given, "count", "8")
     points = number(given, "points", "0")
-    cpu.tune()
-    from mixjax import meshes
+    cpu_settings.tune()
+    from mixjax.sharding import meshes
 
     mesh = meshes.make(fsdp=1)
     how = changes, max(count, min(points, AT_ONCE)), mesh
@@ -127,4 +128,4 @@ def work(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    commands.start(__doc__, run)
+    cli.start(__doc__, run)

@@ -21,47 +21,50 @@ another process is lost: the same command continues from the last checkpoint.
 
 from pathlib import Path
 
-from mixjax import commands, errors
+from mixjax import errors
+from mixjax.runtime import cli
 
 FLAGS = ("workdir", "coordinator", "processes", "process", "devices")
 
 
 def run(argv: list[str]) -> int:
     """Trains as the flags (without the program's name) say; returns the exit code."""
-    return commands.code(lambda: work(argv))
+    return cli.code(lambda: work(argv))
 
 
 def work(argv: list[str]) -> int:
     """As run(), but raises what a user is meant to read."""
-    from mixjax import cpu, interrupts, processes, recipes
+    from mixjax.config import recipes
+    from mixjax.runtime import cpu_settings, processes, signals
 
-    stop = interrupts.Interrupt().install()
+    stop = signals.Interrupt().install()
     config, given = recipes.read(argv, explain="", **dict.fromkeys(FLAGS))
     recipe = Path(given["config"].partition(":")[0]).stem
-    cpu.tune()
+    cpu_settings.tune()
     processes.join(given, config.watchdog.peer_seconds)
     stop.join()
     import jax
 
     if given["explain"]:
-        from mixjax import explain
+        from mixjax.training import explain_step
 
-        lines = explain.explain(config)  # by all: they compile together
+        lines = explain_step.explain(config)  # by all: they compile together
         if jax.process_index() == 0:
             print("\n".join(lines))
         return errors.DONE
-    from mixjax.workdir import Workdir
+    from mixjax.run.workdir import Workdir
 
     folder, number = given["workdir"] or f"runs/{recipe}", jax.process_index()
     with Workdir(folder, config, number) as workdir:
         if workdir.finished:
             print(f"the run in {workdir.path} is complete; nothing to do")
             return errors.DONE
-        from mixjax import logs, train
+        from mixjax.run import logs
+        from mixjax.training import loop
 
         logs.hush()
         try:
-            train.train(config, workdir, stop)
+            loop.train(config, workdir, stop)
         except jax.errors.JaxRuntimeError as error:
             if processes.of_a_peer(error):
                 raise errors.LostPeer(str(error).splitlines()[0]) from error
@@ -70,4 +73,4 @@ def work(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    commands.start(__doc__, run)
+    cli.start(__doc__, run)

@@ -2,7 +2,7 @@
 
 Prints every row of the tables of the papers, its number beside ours. Ours are the
 entries of results/ledger/, and of runs given with --runs; a row that nothing has been
-measured for says so. What an entry must be to count as a row is in mixjax/targets.
+measured for says so. What an entry must be to count as a row is in mixjax/paper_tables.
 
   --runs=DIR,DIR    folders of runs, or of many runs, to look for entries in, too
   --paper=NAME      one paper: unmix, mixmask, lam, mixedae or mimae
@@ -15,8 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mixjax import commands, errors, ledger, recipes, targets
-from mixjax.targets import match, plans, rules, tables
+from mixjax import errors, paper_tables
+from mixjax.config import recipes
+from mixjax.paper_tables import commands_of_rows, match_ledger, recipes_of_rows, render
+from mixjax.run import ledger
+from mixjax.runtime import cli
 
 ROOT = Path(__file__).parents[1]
 LEDGER = ROOT / "results" / "ledger"
@@ -48,45 +51,45 @@ def collect(folders: Sequence[str]) -> Results:
     entries = ledger.read(LEDGER) if LEDGER.is_dir() else []
     for folder in folders:
         entries += ledger.read(Path(folder))
-    return Results(*match.place(targets.all_rows(), entries))
+    return Results(*match_ledger.place(paper_tables.all_rows(), entries))
 
 
 def by_table(name: str) -> dict[str, list[dict]]:
     """{"Table 1": its rows} of a paper."""
     found = {}
-    for row in targets.rows(name):
+    for row in paper_tables.rows(name):
         found.setdefault(row["table"], []).append(row)
     return found
 
 
 def title(name: str) -> str:
     """The title of a paper, and where it appeared."""
-    paper = targets.paper(name)
+    paper = paper_tables.paper(name)
     place = paper["venue"] or (f"arXiv {paper['arxiv']}" if paper["arxiv"] else "")
     return f"{paper['title']} ({place})" if place else paper["title"]
 
 
 def runs(results: Results, names: Sequence[str]) -> list[str]:
     """A line for each number of ours in the tables of these papers."""
-    known = [row["id"] for name in names for row in targets.rows(name)]
+    known = [row["id"] for name in names for row in paper_tables.rows(name)]
     placed = [(i, n) for i in known for n in results.numbers.get(i, [])]
-    return [tables.run(row_id, number) for row_id, number in placed]
+    return [render.run(row_id, number) for row_id, number in placed]
 
 
 def as_text(results: Results, names: Sequence[str]) -> str:
     """All tables in columns; the columns "what" and "measured" are in the ids."""
-    keep = [i for i, h in enumerate(tables.HEADS) if h not in ("what", "measured")]
+    keep = [i for i, h in enumerate(render.HEADS) if h not in ("what", "measured")]
     short = lambda line: tuple(line[i] for i in keep)
     parts = []
     for name in names:
         parts.append(title(name))
         for table, rows in by_table(name).items():
             lines = [short(line_of(row, results)) for row in rows]
-            parts.append(f"{table}\n{tables.plain(short(tables.HEADS), lines)}")
+            parts.append(f"{table}\n{render.plain(short(render.HEADS), lines)}")
     said = runs(results, names)
     if said:
         parts.append("\n".join(["Ours (* departs from the recipe)", *said]))
-    lost = [tables.stray(*s) for s in results.strays]
+    lost = [render.stray(*s) for s in results.strays]
     if lost:
         parts.append("\n".join(["Measured, but no row of these tables", *lost]))
     return "\n\n".join(parts)
@@ -94,7 +97,7 @@ def as_text(results: Results, names: Sequence[str]) -> str:
 
 def line_of(row: Mapping, results: Results) -> tuple[str, ...]:
     """A row with what is known of it."""
-    return tables.cells(row, results.numbers.get(row["id"], []))
+    return render.cells(row, results.numbers.get(row["id"], []))
 
 
 def as_markdown(results: Results, names: Sequence[str]) -> str:
@@ -104,11 +107,11 @@ def as_markdown(results: Results, names: Sequence[str]) -> str:
         parts.append(f"## {title(name)}")
         for table, rows in by_table(name).items():
             lines = [line_of(row, results) for row in rows]
-            parts.append(f"### {table}\n\n{tables.markdown(tables.HEADS, lines)}")
+            parts.append(f"### {table}\n\n{render.markdown(render.HEADS, lines)}")
     said = runs(results, names)
     if said:
         parts.append("## Runs\n\n" + "\n".join(f"- {line}" for line in said))
-    lost = [tables.stray(*s) for s in results.strays]
+    lost = [render.stray(*s) for s in results.strays]
     if lost:
         listed = "\n".join(f"- {line}" for line in lost)
         parts.append("## Measured, but no row of these tables\n\n" + listed)
@@ -118,15 +121,15 @@ def as_markdown(results: Results, names: Sequence[str]) -> str:
 def headlines(results: Results) -> str:
     """The block between the markers of README.md: a few rows of every paper."""
     parts = [WRITTEN, SUMMARY]
-    for name in targets.PAPERS:
-        rows = {row["id"]: row for row in targets.rows(name)}
+    for name in paper_tables.PAPERS:
+        rows = {row["id"]: row for row in paper_tables.rows(name)}
         lines = []
-        for row_id in rules.HEADLINES[name]:
+        for row_id in recipes_of_rows.HEADLINES[name]:
             row, numbers = rows[row_id], results.numbers.get(row_id, [])
-            said = (tables.what(row), tables.measured(row), tables.theirs(row))
-            lines.append((*said, tables.ours(numbers)))
-        heads = (rules.SHORT[name], "measured", "paper", "ours")
-        parts.append(tables.markdown(heads, lines))
+            said = (render.what(row), render.measured(row), render.theirs(row))
+            lines.append((*said, render.ours(numbers)))
+        heads = (recipes_of_rows.SHORT[name], "measured", "paper", "ours")
+        parts.append(render.markdown(heads, lines))
     return "\n\n".join(parts)
 
 
@@ -143,25 +146,25 @@ def write(results: Results) -> list[Path]:
     """Writes README.md's block and results/tables.md; returns both paths."""
     readme, long = ROOT / "README.md", ROOT / "results" / "tables.md"
     readme.write_text(with_block(readme.read_text(), headlines(results)))
-    long.write_text(as_markdown(results, targets.PAPERS))
+    long.write_text(as_markdown(results, paper_tables.PAPERS))
     return [readme, long]
 
 
 def command_lines(row_id: str) -> str:
     """How to make one row, or why there is no way."""
-    rows = {row["id"]: row for row in targets.all_rows()}
+    rows = {row["id"]: row for row in paper_tables.all_rows()}
     errors.check_name("--row", row_id, rows)
     row = rows[row_id]
-    plan = plans.plan(row)
-    said = [f"{tables.what(row)}: {tables.measured(row)} {tables.theirs(row)}"]
-    said += filter(None, (tables.remarks(row), row["note"]))
-    said += [plan.reason] if plan.reason else plans.commands(plan)
+    plan = commands_of_rows.plan(row)
+    said = [f"{render.what(row)}: {render.measured(row)} {render.theirs(row)}"]
+    said += filter(None, (render.remarks(row), row["note"]))
+    said += [plan.reason] if plan.reason else commands_of_rows.commands(plan)
     return "\n".join(said)
 
 
 def run(argv: list[str]) -> int:
     """Prints what the flags (without the program's name) ask for; returns the code."""
-    return commands.code(lambda: show(argv))
+    return cli.code(lambda: show(argv))
 
 
 def show(argv: list[str]) -> int:
@@ -173,7 +176,7 @@ def show(argv: list[str]) -> int:
     if "row" in given:
         print(command_lines(given["row"]))
         return errors.DONE
-    names = targets.PAPERS
+    names = paper_tables.PAPERS
     if "paper" in given:
         errors.check_name("--paper", given["paper"], names)
         names = (given["paper"],)
@@ -191,4 +194,4 @@ def show(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    commands.start(__doc__, run)
+    cli.start(__doc__, run)

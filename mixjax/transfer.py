@@ -21,7 +21,9 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-from mixjax import commands, errors, recipes
+from mixjax import errors
+from mixjax.config import recipes
+from mixjax.runtime import cli
 
 
 class Suite(NamedTuple):
@@ -50,14 +52,15 @@ def train_once(suite: Suite, folder: Path, config) -> dict[str, float]:
 
     {} if its loss did not stay finite, as happens at high rates.
     """
-    from mixjax import ledger, train
-    from mixjax.workdir import Workdir
+    from mixjax.run import ledger
+    from mixjax.run.workdir import Workdir
+    from mixjax.training import loop
 
     failed = folder / "DIVERGED"
     with Workdir(str(folder), config) as workdir:
         if not workdir.finished and not failed.exists():
             try:
-                train.train(config, workdir, suite.interrupt)
+                loop.train(config, workdir, suite.interrupt)
             except errors.Diverged as error:
                 failed.write_text(f"{error}\n")
     if failed.exists():
@@ -73,7 +76,7 @@ def score(metrics: dict, name: str, metric: str) -> float:
 
 def run_set(suite: Suite, name: str) -> dict:
     """Searches the rate on one set, trains with it, scores: the set's result."""
-    from mixjax.atomic import write
+    from mixjax.runtime.atomic_write import write
 
     place = suite.workdir / f"{name}.json"
     plan = suite.config(set=name).suite
@@ -141,26 +144,26 @@ def run_suite(suite: Suite, wanted: list[str]) -> int:
 
 def run(argv: list[str]) -> int:
     """Runs what the flags (without the program's name) say; returns the exit code."""
-    return commands.code(lambda: work(argv))
+    return cli.code(lambda: work(argv))
 
 
 def work(argv: list[str]) -> int:
     """As run(), but raises what a user is meant to read."""
-    from mixjax import cpu, interrupts
+    from mixjax.runtime import cpu_settings, signals
 
-    stop = interrupts.Interrupt().install()
-    given, changes = commands.flags(argv, ("config", "workdir", "sets"))
-    recipe = commands.need(given, "config", "try --config=configs/transfer.py")
-    folder = commands.need(given, "workdir", "name a folder for the suite")
+    stop = signals.Interrupt().install()
+    given, changes = cli.flags(argv, ("config", "workdir", "sets"))
+    recipe = cli.need(given, "config", "try --config=configs/transfer.py")
+    folder = cli.need(given, "workdir", "name a folder for the suite")
     suite = Suite(recipe, changes, Path(folder).expanduser(), stop)
     known = suite.config().suite.sets
     wanted = [w for w in given.get("sets", "").split(",") if w] or list(known)
     for name in wanted:
         errors.check_name("--sets", name, known)
-    cpu.tune()
+    cpu_settings.tune()
     suite.workdir.mkdir(parents=True, exist_ok=True)
     return run_suite(suite, wanted)
 
 
 if __name__ == "__main__":
-    commands.start(__doc__, run)
+    cli.start(__doc__, run)

@@ -10,7 +10,7 @@ from configs import common
 from mixjax import look
 from mixjax.errors import UsageError
 from mixjax.evals import attention
-from tests import tiny
+from tests.support import tiny
 
 
 @pytest.fixture(scope="module", params=["mixedae", "misimmim"])

@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mixjax import errors, interrupts, main, recipes
-from tests import tiny
+from mixjax import errors, main
+from mixjax.config import recipes
+from mixjax.runtime import signals
+from tests.support import tiny
 
 
 @pytest.fixture(autouse=True)
 def as_it_was(monkeypatch):
     """A run takes over signals and sets flags for the compiler; not here."""
-    monkeypatch.setattr(interrupts.Interrupt, "install", lambda self: self)
-    monkeypatch.setattr("mixjax.cpu.tune", lambda: None)
+    monkeypatch.setattr(signals.Interrupt, "install", lambda self: self)
+    monkeypatch.setattr("mixjax.runtime.cpu_settings.tune", lambda: None)
 
 
 def pictures(folder, count):
@@ -36,7 +38,7 @@ def refused(capsys, monkeypatch, argv) -> str:
     def compiles(*args, **kwargs):
         raise AssertionError("it began to compile")
 
-    monkeypatch.setattr("mixjax.train.begin", compiles)
+    monkeypatch.setattr("mixjax.training.loop.begin", compiles)
     assert main.run(argv) == errors.USAGE
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1, said

@@ -6,20 +6,28 @@ import re
 
 import pytest
 
-from mixjax import ledger, methods, models, recipes, results, schedules, targets
-from mixjax.targets import match, plans, rules, tables
-from tests import tiny
+from mixjax import methods, models, paper_tables, results
+from mixjax.config import recipes
+from mixjax.optim import schedules
+from mixjax.paper_tables import commands_of_rows, match_ledger, recipes_of_rows, render
+from mixjax.run import ledger
+from tests.support import tiny
 
-ROWS = {row["id"]: row for row in targets.all_rows()}
-PLANS = {name: plans.plan(row) for name, row in ROWS.items()}
+ROWS = {row["id"]: row for row in paper_tables.all_rows()}
+PLANS = {name: commands_of_rows.plan(row) for name, row in ROWS.items()}
 MADE = [name for name, plan in PLANS.items() if not plan.reason]
 COMMANDS = sorted(
     {c for n in MADE for c in (PLANS[n].pretrain, PLANS[n].downstream) if c}
 )
 FILES = sorted(
-    {plans.file_of(c) for c in COMMANDS} | {p.evals for p in PLANS.values()} - {""}
+    {commands_of_rows.file_of(c) for c in COMMANDS}
+    | {p.evals for p in PLANS.values()} - {""}
 )
-BUILT = [c for c in COMMANDS if plans.file_of(c) not in rules.NOT_BUILT_YET]
+BUILT = [
+    c
+    for c in COMMANDS
+    if commands_of_rows.file_of(c) not in recipes_of_rows.NOT_BUILT_YET
+]
 COUNTS = {
     "mixedae": "A3 36, A4(a) 6, A4(b) 6, A4(c) 6, Figure 6 1, text 1",
     "mixmask": "1 31, 2 12, 3 3, 4 3, 5 28, 6 12, 7 45, 9 16, 10 8, Figure 5 1, "
@@ -35,7 +43,7 @@ COUNTS = {
 # --- the rows ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", targets.PAPERS)
+@pytest.mark.parametrize("name", paper_tables.PAPERS)
 def test_all_rows_of_all_tables(name):
     wanted = {}
     for part in COUNTS[name].split(", "):
@@ -46,7 +54,7 @@ def test_all_rows_of_all_tables(name):
 
 
 def test_rows_are_whole():
-    assert len(ROWS) == len(targets.all_rows()) == 444
+    assert len(ROWS) == len(paper_tables.all_rows()) == 444
     assert sum(row["value"] is None for row in ROWS.values()) == 9
     assert len({frozenset(row) for row in ROWS.values()}) == 1
     assert sum(row["quoted"] for row in ROWS.values()) == 108
@@ -63,9 +71,9 @@ def test_values_are_those_of_the_papers(shared):
 
 
 def test_what_must_not_be_graded():
-    assert sum(not targets.gradable(row) for row in ROWS.values()) == 17
-    assert not targets.gradable(ROWS["mimae-text-headline-400-top1"])
-    assert targets.gradable(ROWS["mimae-t1-mi-mae-400-finetune-top1"])
+    assert sum(not paper_tables.gradable(row) for row in ROWS.values()) == 17
+    assert not paper_tables.gradable(ROWS["mimae-text-headline-400-top1"])
+    assert paper_tables.gradable(ROWS["mimae-t1-mi-mae-400-finetune-top1"])
 
 
 # --- from rows to commands -----------------------------------------------------------
@@ -86,30 +94,34 @@ def test_reasons_are_of_what_is_missing():
 @pytest.mark.parametrize("table", ["REASONS", "BASES", "PRETRAIN", "DOWNSTREAM"])
 def test_no_rule_is_idle(table):
     """Each is the first that fits some row."""
-    found = getattr(rules, table)
+    found = getattr(recipes_of_rows, table)
     rows = ROWS if table == "REASONS" else MADE
     used = set()
     for name in rows:
-        row = ROWS[name] | {"protocol": plans.protocol(ROWS[name])}
-        fitting = (i for i, (where, _) in enumerate(found) if plans.fits(row, where))
+        row = ROWS[name] | {"protocol": commands_of_rows.protocol(ROWS[name])}
+        fitting = (
+            i for i, (where, _) in enumerate(found) if commands_of_rows.fits(row, where)
+        )
         used.add(next(fitting, None))
     assert set(range(len(found))) <= used
 
 
 def test_every_contradiction_is_somewhere():
-    said = " ".join(tables.remarks(row) for row in ROWS.values())
-    assert all(what in said for _, what in rules.CONTRADICTED)
+    said = " ".join(render.remarks(row) for row in ROWS.values())
+    assert all(what in said for _, what in recipes_of_rows.CONTRADICTED)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_files_of_rows_are_there(name):
     """If one has come that NOT_BUILT_YET lists, take it out there."""
-    assert (tiny.ROOT / "configs" / name).exists() != (name in rules.NOT_BUILT_YET)
+    assert (tiny.ROOT / "configs" / name).exists() != (
+        name in recipes_of_rows.NOT_BUILT_YET
+    )
 
 
 @pytest.mark.parametrize("command", BUILT)
 def test_commands_build(command):
-    config = plans.config(command)
+    config = commands_of_rows.config(command)
     network = models.make(config.model)
     methods.make(config.method, network, clock=schedules.Clock(1000, 10))
     assert config.batch > 0
@@ -121,8 +133,8 @@ SEEN_AS_OFTEN = {"mimae-text-masks-6-top1": 33, "mimae-text-masks-8-top1": 25}
 @pytest.mark.parametrize("name", MADE)
 def test_commands_are_of_their_rows(name):
     """Data, length, backbone, mixture and k of the recipe are what is printed."""
-    row, config = ROWS[name], match.recipe(PLANS[name].pretrain)
-    assert match.data_set(config) == row["pretrain_data"]
+    row, config = ROWS[name], match_ledger.recipe(PLANS[name].pretrain)
+    assert match_ledger.data_set(config) == row["pretrain_data"]
     if row["epochs"]:
         assert config["epochs"] == SEEN_AS_OFTEN.get(name, row["epochs"])
     kind, size = re.match(r"(ViT|Swin|ResNet)-(\w+)", row["backbone"]).groups()
@@ -134,8 +146,8 @@ def test_commands_are_of_their_rows(name):
         assert blocks == {"18": 8, "50": 16}[size] or swav
     elif not unclear:
         assert encoder["width"] == {"S": 384, "B": 768, "L": 1024}[size]
-    if plans.protocol(row).startswith("knn"):
-        assert config["evals"]["knn"]["k"] == int(plans.protocol(row)[3:])
+    if commands_of_rows.protocol(row).startswith("knn"):
+        assert config["evals"]["knn"]["k"] == int(commands_of_rows.protocol(row)[3:])
     if "mixtures" in config["method"] and row["paper"] != "lam":
         mixtures = set((row["mixture"] or "").split("+")) - {""}
         assert set(config["method"]["mixtures"]) == mixtures
@@ -147,8 +159,8 @@ def test_commands_are_those_of_the_recipes_own_tables():
     written = re.findall(r"`(\w+\.py[^`]*)`", page)
     there = {p.name for p in (tiny.ROOT / "configs").glob("*.py")}
     there -= {f"{name}.py" for name in recipes.NO_RECIPES}
-    written = [c for c in written if plans.file_of(c) in there]
-    same = lambda command: match.recipe(command) | {"epochs": None}
+    written = [c for c in written if commands_of_rows.file_of(c) in there]
+    same = lambda command: match_ledger.recipe(command) | {"epochs": None}
     known = [same(c) for c in written]
     for command in {PLANS[name].pretrain for name in MADE}:
         assert same(command) in known, command
@@ -159,14 +171,14 @@ def test_commands_are_those_of_the_recipes_own_tables():
 
 def whole(command, **changes):
     """What the ledger knows of a run of a command: its config, and that it is whole."""
-    config = copy.deepcopy(match.recipe(command))
+    config = copy.deepcopy(match_ledger.recipe(command))
     for name, value in changes.items():
         *sections, last = name.split("__")
         part = config
         for section in sections:
             part = part[section]
         part[last] = value
-    size = rules.SETS[match.data_set(config)][1]
+    size = recipes_of_rows.SETS[match_ledger.data_set(config)][1]
     steps = int(config["epochs"] * (size // config["batch"]))
     return dict(config=config, step=steps, total_steps=steps)
 
@@ -177,19 +189,19 @@ SAID |= {"robustness_a": "robust/imagenet_a", "robustness_c": "robust/imagenet_c
 
 def protocol_of(name):
     """What an entry of row `name` says: of the recipe that scores it, if one does."""
-    plan, protocol = PLANS[name], plans.protocol(ROWS[name])
+    plan, protocol = PLANS[name], commands_of_rows.protocol(ROWS[name])
     if plan.evals == "probe.py":
         return "probe/epochs=500"
     if protocol in SAID:
         return SAID[protocol]
-    sections = match.recipe(plan.downstream)["evals"].values()
+    sections = match_ledger.recipe(plan.downstream)["evals"].values()
     return next(s["protocol"] for s in sections if "protocol" in s)
 
 
 def called(row):
     """A metric as entries have it."""
     name = row["metric"]
-    return name if name in rules.DENSE else name.lower()
+    return name if name in recipes_of_rows.DENSE else name.lower()
 
 
 def entry_of(name, value=50.0, **changes):
@@ -198,7 +210,7 @@ def entry_of(name, value=50.0, **changes):
     run = whole(plan.pretrain, **changes)
     given = dict(run, origin={})
     if plan.downstream:
-        after = match.recipe(plan.downstream)
+        after = match_ledger.recipe(plan.downstream)
         given = dict(
             config=after, step=7, total_steps=7, origin=run | {"complete": True}
         )
@@ -221,7 +233,7 @@ ENTRIES = {name: entry_of(name, value=float(i)) for i, name in enumerate(MADE)}
 
 def test_every_row_is_met_by_its_own_run():
     for name, entry in ENTRIES.items():
-        numbers, _ = match.place([ROWS[name]], [entry])
+        numbers, _ = match_ledger.place([ROWS[name]], [entry])
         assert name in numbers
 
 
@@ -230,7 +242,7 @@ def test_a_run_meets_no_row_of_another_kind():
     told = lambda name: [ROWS[name][f] for f in ("pretrain_data", "dataset", "metric")]
     entries = {PLANS[n]: (n, e) for n, e in ENTRIES.items()}  # one for each plan
     names = {id(entry): name for name, entry in entries.values()}
-    found, strays = match.place(ROWS.values(), [e for _, e in entries.values()])
+    found, strays = match_ledger.place(ROWS.values(), [e for _, e in entries.values()])
     assert not strays and set(names.values()) <= found.keys()
     for other, numbers in found.items():
         for name in (names[id(number.entry)] for number in numbers):
@@ -240,7 +252,7 @@ def test_a_run_meets_no_row_of_another_kind():
 
 def placed(entry):
     """(rows that an entry is on, why it is not the nearest otherwise)."""
-    numbers, strays = match.place(ROWS.values(), [entry])
+    numbers, strays = match_ledger.place(ROWS.values(), [entry])
     return sorted(numbers), "; ".join(why for _, _, whys in strays for why in whys)
 
 
@@ -298,34 +310,34 @@ def test_other_files_of_the_same_set_are_the_same_set():
         ("tfds:stl10", "STL-10"),
         ("digits", ""),
     ]:
-        assert match.data_set({"data": {"source": source}}) == name
+        assert match_ledger.data_set({"data": {"source": source}}) == name
 
 
 def test_departures_are_told():
     entry = entry_of(MOCO, optim__weight_decay=1.0, seed=3, log__every=1)
-    numbers, _ = match.place(ROWS.values(), [entry])
+    numbers, _ = match_ledger.place(ROWS.values(), [entry])
     (number,) = numbers[MOCO]
     assert number.departs == ["optim.weight_decay (0.0005 -> 1.0)"]
-    assert tables.ours([number]) == "50.00*"
-    assert "departs in optim.weight_decay (0.0005 -> 1.0)" in tables.run(MOCO, number)
+    assert render.ours([number]) == "50.00*"
+    assert "departs in optim.weight_decay (0.0005 -> 1.0)" in render.run(MOCO, number)
 
 
 def test_seeds_are_averaged_and_repetitions_are_not():
     entries = [entry_of(MOCO, value=90.0), entry_of(MOCO, value=92.0, seed=1)]
-    numbers, _ = match.place(ROWS.values(), [*entries, entries[0]])
-    assert tables.ours(numbers[MOCO]) == "91.00 ± 1.41 of 2 runs"
-    assert tables.difference(ROWS[MOCO], numbers[MOCO]) == "-1.25"
+    numbers, _ = match_ledger.place(ROWS.values(), [*entries, entries[0]])
+    assert render.ours(numbers[MOCO]) == "91.00 ± 1.41 of 2 runs"
+    assert render.difference(ROWS[MOCO], numbers[MOCO]) == "-1.25"
     early = entries[0] | {"step": 10, "complete": False}  # of the same run
     for order in ([early, entries[0]], [entries[0], early]):
-        assert match.once(order) == [entries[0]]
-    assert tables.ours([]) == "not run" and tables.difference(ROWS[MOCO], []) == ""
+        assert match_ledger.once(order) == [entries[0]]
+    assert render.ours([]) == "not run" and render.difference(ROWS[MOCO], []) == ""
 
 
 def test_no_difference_where_the_number_must_not_be_graded():
     name = "mimae-text-headline-400-top1"
-    numbers, _ = match.place(ROWS.values(), [entry_of(name)])
-    assert tables.cells(ROWS[name], numbers[name])[4:6] == ("50.00", "")
-    assert "contradicted: 84.1 in table 1" in tables.cells(ROWS[name], [])[6]
+    numbers, _ = match_ledger.place(ROWS.values(), [entry_of(name)])
+    assert render.cells(ROWS[name], numbers[name])[4:6] == ("50.00", "")
+    assert "contradicted: 84.1 in table 1" in render.cells(ROWS[name], [])[6]
 
 
 # --- what is printed -----------------------------------------------------------------
@@ -348,7 +360,7 @@ def test_markdown_is_as_wide_everywhere(capsys):
     lines = capsys.readouterr().out.splitlines()
     table = [re.sub(r"\\.", "", x) for x in lines if x.startswith("|")]
     assert len(table) == 160 + 2 * len(results.by_table("mixmask"))
-    assert {x.count("|") for x in table} == {len(tables.HEADS) + 1}
+    assert {x.count("|") for x in table} == {len(render.HEADS) + 1}
 
 
 @pytest.mark.parametrize(
@@ -385,7 +397,7 @@ def test_written_files_agree_with_the_ledger():
     readme = (tiny.ROOT / "README.md").read_text()
     assert results.with_block(readme, results.headlines(found)) == readme
     long = (tiny.ROOT / "results" / "tables.md").read_text()
-    assert results.as_markdown(found, targets.PAPERS) == long
+    assert results.as_markdown(found, paper_tables.PAPERS) == long
     assert not found.strays
 
 

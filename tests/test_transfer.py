@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from mixjax import train, transfer
+from mixjax import transfer
 from mixjax.errors import Diverged, Preempted
+from mixjax.training import loop
 
 RECIPE = """
 from configs import common
@@ -42,7 +43,7 @@ def suite(tmp_path):
 
 def test_the_suite_goes_on_where_it_stopped(suite, tmp_path, monkeypatch, capsys):
     """Stopped in the second of three runs; then only two are made."""
-    begun, real = [], train.train
+    begun, real = [], loop.train
 
     def counted(config, workdir, stop):
         begun.append(workdir.path.name)
@@ -50,7 +51,7 @@ def test_the_suite_goes_on_where_it_stopped(suite, tmp_path, monkeypatch, capsys
             raise Preempted("SIGTERM")
         real(config, workdir, stop)
 
-    monkeypatch.setattr(train, "train", counted)
+    monkeypatch.setattr(loop, "train", counted)
     assert transfer.run(suite) == 75
     assert begun == ["rate_0", "rate_0.05"]
     assert not (tmp_path / "out" / "digits.json").exists()
@@ -71,14 +72,14 @@ def test_the_suite_goes_on_where_it_stopped(suite, tmp_path, monkeypatch, capsys
 
 
 def test_a_rate_that_diverges_is_passed_over(suite, tmp_path, monkeypatch):
-    real = train.train
+    real = loop.train
 
     def some(config, workdir, stop):
         if config.schedule.base:
             raise Diverged("the loss of step 1 is nan")
         real(config, workdir, stop)
 
-    monkeypatch.setattr(train, "train", some)
+    monkeypatch.setattr(loop, "train", some)
     assert transfer.run([*suite, "--sets=digits"]) == 0
     found = json.loads((tmp_path / "out" / "digits.json").read_text())
     assert found["rate"] == 0 and list(found["validation"]) == ["0"]

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mixjax.config.registry import call
 from mixjax.data import coco_objects, pipeline, sources, splits
 from mixjax.data.pipeline import Data
 from mixjax.data.reader import Reader
 from mixjax.data.source import MissingSplit, Source, subset
 from mixjax.data.views import View, parse
 from mixjax.errors import UsageError
-from mixjax.registry import call
 from mixjax.state import Geometry
 
 Splits = tuple[Source, Source | None]

@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixjax import meshes
 from mixjax.data.reader import Reader
 from mixjax.data.source import Source, from_arrays
 from mixjax.data.views import View
 from mixjax.errors import UsageError
+from mixjax.sharding import meshes
 from mixjax.state import example_keys
 
 Array = jax.Array

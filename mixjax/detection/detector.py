@@ -15,7 +15,7 @@ from mixjax.dense import boxes as box_maths
 from mixjax.dense.anchors import level_anchors
 from mixjax.dense.proposals import proposals
 from mixjax.dense.roi_align import levels, roi_align
-from mixjax.detection.rules import Rules
+from mixjax.detection.config import Rules
 from mixjax.errors import UsageError, check_name
 from mixjax.state import Network
 

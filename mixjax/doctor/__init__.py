@@ -2,5 +2,5 @@
 
 versions   packages that do not go together        devices   how many to count for
 pictures   the data, its files, and the views      parts     what a run is made of
-room       bytes on the devices and on the disk    diagnosis all of these in turn
+space      bytes on the devices and on the disk    diagnosis all of these in turn
 """

@@ -20,21 +20,23 @@ import gc
 import logging
 from pathlib import Path
 
-from mixjax import commands, errors
+from mixjax import errors
+from mixjax.runtime import cli
 
 FEW = "few"  # files to look at, unless --scan says how many
 
 
 def run(argv: list[str]) -> int:
     """Checks what the flags (without the program's name) say; returns the exit code."""
-    return commands.code(lambda: work(argv))
+    return cli.code(lambda: work(argv))
 
 
 def work(argv: list[str]) -> int:
     """As run(), but raises what a user is meant to read."""
-    from mixjax import processes, recipes
+    from mixjax.config import recipes
     from mixjax.doctor import devices, versions
     from mixjax.doctor.findings import Findings
+    from mixjax.runtime import processes
 
     ignored = dict.fromkeys(processes.FLAGS)  # a run's own, so that its line fits here
     config, given = recipes.read(argv, workdir=None, devices=None, scan=FEW, **ignored)
@@ -62,4 +64,4 @@ def check(found, config, workdir: str, given: dict) -> None:
 
 
 if __name__ == "__main__":
-    commands.start(__doc__, run)
+    cli.start(__doc__, run)

@@ -1,10 +1,11 @@
 """All checks of a recipe, in turn; what fails is listed, and the others go on."""
 
-from mixjax import assembly, data, methods, models
+from mixjax import data, methods, models
 from mixjax.data.reader import Reader
 from mixjax.data.views import parse
-from mixjax.doctor import blank, parts, pictures, room
+from mixjax.doctor import parts, pictures, placeholder_data, space
 from mixjax.doctor.findings import Findings
+from mixjax.training import build
 
 
 def diagnose(found: Findings, config, workdir: str, most: int | None) -> None:
@@ -23,7 +24,7 @@ def diagnose(found: Findings, config, workdir: str, most: int | None) -> None:
         parts.with_batches_that_fit(found, config, mesh, None)
     else:
         check_run(found, config, workdir, mesh, opened, network)
-    room.workdir(found, config, workdir)
+    space.workdir(found, config, workdir)
 
 
 def check_run(found: Findings, config, workdir: str, mesh, opened, network) -> None:
@@ -32,10 +33,10 @@ def check_run(found: Findings, config, workdir: str, mesh, opened, network) -> N
     how = config.method, network
     method = found.attempt(methods.make, *how, clock=parts.ANY)
     safe = parts.with_batches_that_fit(found, config, mesh, method)
-    made = blank.source(config, network.geometry)
+    made = placeholder_data.source(config, network.geometry)
     source = opened.train or made
     fits = pictures.fit(found, config, source, network.geometry, mesh)
-    found.attempt(assembly.check_classes, config.model, source)
+    found.attempt(build.check_classes, config.model, source)
     known = opened.train is not None and source.size >= config.batch
 
     # From here on whatever has been refused is replaced by what fits.
@@ -52,8 +53,8 @@ def check_run(found: Findings, config, workdir: str, mesh, opened, network) -> N
         return
     parts.plan(found, safe, run, known)
     kept = resident(fields, source) if known and fields["on_device"] else 0
-    room.on_devices(found, safe, run, kept)
-    room.on_disk(found, safe, run, workdir)
+    space.on_devices(found, safe, run, kept)
+    space.on_disk(found, safe, run, workdir)
     parts.borrowed(found, config, run)
     elsewhere = data.make(fields | {"on_device": False}, **held)
     parts.evaluators(found, config, run, elsewhere, workdir)

@@ -3,9 +3,12 @@
 import jax
 from ml_collections import ConfigDict
 
-from mixjax import assembly, begin, evals, meshes, optim, schedules
+from mixjax import evals
 from mixjax.doctor.findings import Findings
+from mixjax.optim import optimizers, schedules
+from mixjax.sharding import meshes
 from mixjax.state import ALL, Clock, Method, Network
+from mixjax.training import build, initial_state
 
 ANY = Clock(1000, 10.0)  # for parts that are only looked at
 
@@ -36,7 +39,7 @@ def with_batches_that_fit(found: Findings, config, mesh, method: Method | None):
     divides = found.holds(meshes.check_batch, mesh, own, config.accumulate)
     # What has been refused is not refused twice: 0 is a multiple of anything.
     rest = together, own if divides else 0, mesh.size, parts
-    fits = found.holds(assembly.check_parts, *rest)
+    fits = found.holds(build.check_parts, *rest)
     safe = ConfigDict(config.to_dict())
     if not (divides and fits):
         safe.accumulate = 1 if together == ALL else parts
@@ -51,7 +54,7 @@ def with_batches_that_fit(found: Findings, config, mesh, method: Method | None):
 
 def assemble(found: Findings, config, mesh, sets, network: Network, method):
     """The Assembly of a run, or None once all that is wrong with its parts is said."""
-    run = found.attempt(assembly.assemble, config, mesh, sets)
+    run = found.attempt(build.assemble, config, mesh, sets)
     if run is None and method is not None:
         each(found, config, mesh, sets, network, method)
     return run
@@ -59,7 +62,7 @@ def assemble(found: Findings, config, mesh, sets, network: Network, method):
 
 def each(found: Findings, config, mesh, sets, network: Network, method: Method) -> None:
     """Tries one by one what assemble() tries in turn, and would stop at."""
-    clock = assembly.make_clock(config, sets.steps_per_epoch)
+    clock = build.make_clock(config, sets.steps_per_epoch)
     how = dict(batch=config.batch, clock=clock)
     schedule = found.attempt(schedules.make, config.schedule, **how)
     key, example = jax.random.key(config.seed), sets.example(network.geometry)
@@ -68,7 +71,7 @@ def each(found: Findings, config, mesh, sets, network: Network, method: Method) 
         return
     schedule = schedule or schedules.Rate(lambda step: 0.0, 0.0)
     parts = config.optim, schedule, variables.params
-    found.attempt(optim.make, *parts, clock=clock)
+    found.attempt(optimizers.make, *parts, clock=clock)
     found.attempt(meshes.lay_out, mesh, variables, config.mesh.rules)
 
 
@@ -117,7 +120,7 @@ def borrowed(found: Findings, config, run) -> None:
     if config.init_from:
         one = jax.numpy.zeros(()).sharding
         put = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one)
-        got = found.attempt(begin.borrow, config, jax.tree.map(put, run.layout))
+        got = found.attempt(initial_state.borrow, config, jax.tree.map(put, run.layout))
         if got:
             taken = ", ".join(got[0]["params"])
             found.fact("init_from", f"{config.init_from} gives {taken}")

@@ -11,7 +11,7 @@ from mixjax import data
 from mixjax.data import decode, sources, splits
 from mixjax.data.source import MissingSplit, Source
 from mixjax.data.views import parse
-from mixjax.doctor import blank
+from mixjax.doctor import placeholder_data
 from mixjax.doctor.findings import Findings
 from mixjax.errors import UsageError
 from mixjax.state import Geometry
@@ -30,7 +30,7 @@ class Opened(NamedTuple):
 def how_many(text: str) -> int | None:
     """--scan as a number of files; None for those that a few seconds allow."""
     if text in ("few", "all"):
-        return {"few": None, "all": blank.SIZE**2}[text]
+        return {"few": None, "all": placeholder_data.SIZE**2}[text]
     if not text.isdigit():
         raise UsageError(f"--scan={text} is neither a number of files nor 'all'.")
     return int(text)

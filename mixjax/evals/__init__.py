@@ -9,8 +9,8 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from mixjax.config.registry import call, load, take
 from mixjax.errors import Preempted
-from mixjax.registry import call, load, take
 from mixjax.state import Clock
 
 log = logging.getLogger("mixjax")

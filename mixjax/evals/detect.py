@@ -15,12 +15,13 @@ import jax
 import numpy as np
 from pycocotools import mask as coco_masks
 
-from mixjax import atomic, meshes
 from mixjax.dense.masks import paste
 from mixjax.errors import UsageError, check_name
 from mixjax.evals import coco_scores, voc_scores
 from mixjax.evals.precise import precise as precise_stats
 from mixjax.evals.voc_scores import Detections
+from mixjax.runtime import atomic_write
+from mixjax.sharding import meshes
 
 LEDGER = True
 METRICS = ("coco", "voc07", "voc12")
@@ -173,7 +174,7 @@ def make(
         if jax.process_index() == 0:
             file = Path(workdir) / "detections" / f"{protocol}_{step}.json"
             file.parent.mkdir(parents=True, exist_ok=True)
-            atomic.write(file, json.dumps(rows))
+            atomic_write.write(file, json.dumps(rows))
         metrics |= {"examples": len(known), "overflow": overflow}
         return {f"{protocol}/{name}": value for name, value in metrics.items()}
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from mixjax import meshes
 from mixjax.data import Data
+from mixjax.sharding import meshes
 
 
 def embedder(features: Callable, data: Data, mesh) -> Callable:

@@ -11,10 +11,10 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from mixjax import meshes
 from mixjax.errors import UsageError
 from mixjax.evals.features import embedder, extract
 from mixjax.objectives.health import health
+from mixjax.sharding import meshes
 
 log = logging.getLogger("mixjax")
 

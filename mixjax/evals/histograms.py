@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from mixjax import meshes
 from mixjax.errors import UsageError
 from mixjax.evals import pictures
+from mixjax.sharding import meshes
 
 Array = jax.Array
 ACROSS = 8  # tensors to a row of the picture

@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixjax import meshes
 from mixjax.errors import UsageError, check_name
 from mixjax.evals.features import embedder, extract
+from mixjax.sharding import meshes
 
 Array = jax.Array
 log = logging.getLogger("mixjax")

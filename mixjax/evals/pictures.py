@@ -18,8 +18,8 @@ import jax
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mixjax import meshes
 from mixjax.errors import UsageError
+from mixjax.sharding import meshes
 
 GAP = 6  # pixels between pictures
 LIGHT = 220  # the paper is white

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mixjax import meshes
 from mixjax.errors import UsageError
 from mixjax.evals import scores
 from mixjax.evals.features import embedder, extract
+from mixjax.sharding import meshes
 
 Array = jax.Array
 LEDGER = True

@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixjax import meshes
 from mixjax.data.pipeline import inside
 from mixjax.data.reader import Reader
 from mixjax.data.views import parse
 from mixjax.errors import UsageError
 from mixjax.evals import miou_scores
+from mixjax.sharding import meshes
 
 LEDGER = True
 TOGETHER = 4  # pictures whose windows share batches

@@ -28,8 +28,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from mixjax import commands, errors
+from mixjax import errors
 from mixjax.errors import UsageError
+from mixjax.runtime import cli
 
 FLAGS = ("workdir", "to", "out", "part", "decoder", "head", "image_size", "check")
 FLAGS += ("pictures", "license", "reference")
@@ -65,13 +66,13 @@ def destination(given: dict, kind: str, parts: tuple[str, ...]) -> tuple[Path, s
 
 def export(given: dict) -> list[str]:
     """Does what the flags say; returns lines to print."""
-    from mixjax import logs
-    from mixjax.export import card, check, files, hf, targets
+    from mixjax.export import card, check, files, formats, hf
     from mixjax.export import weights as store
+    from mixjax.run import logs
 
     logs.start()
-    errors.check_name("--to", given["to"], targets.TARGETS)
-    target, to = targets.TARGETS[given["to"]], given["to"]
+    errors.check_name("--to", given["to"], formats.TARGETS)
+    target, to = formats.TARGETS[given["to"]], given["to"]
     checks = answer(given, "check", "no")
     head = answer(given, "head", "yes") if "head" in given else None
     decoder = answer(given, "decoder", "no")
@@ -82,11 +83,11 @@ def export(given: dict) -> list[str]:
     store.check(weights, f"--workdir={given['workdir']}")
     if "image_size" in given:
         weights = store.resized(weights, size_of(given["image_size"]))
-    named = targets.named(weights, to)
+    named = formats.named(weights, to)
     folder, name = destination(given, target.kind, weights.parts)
     with temporary(folder) as (ready, aside):
         file = ready / name
-        files.WRITERS[target.kind](file, named, targets.notes(weights, to))
+        files.WRITERS[target.kind](file, named, formats.notes(weights, to))
         if to == "hf":
             view, size = card.view_of(weights.config), weights.model["encoder"]
             texts = {"config.json": hf.config(weights)}
@@ -141,16 +142,16 @@ def run(argv: list[str]) -> int:
 
     def work():
         whole = [f"{a}=yes" if a in BARE else a for a in argv]
-        given, changes = commands.flags(whole, FLAGS)
+        given, changes = cli.flags(whole, FLAGS)
         for flag in changes:
             errors.check_name("flag", flag, FLAGS)
-        commands.need(given, "workdir", "name the folder of a run")
-        commands.need(given, "to", "name a target")
+        cli.need(given, "workdir", "name the folder of a run")
+        cli.need(given, "to", "name a target")
         for line in export(given):
             print(line)
 
-    return commands.code(work)
+    return cli.code(work)
 
 
 if __name__ == "__main__":
-    commands.start(__doc__, run)
+    cli.start(__doc__, run)

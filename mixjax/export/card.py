@@ -8,7 +8,7 @@ from pathlib import Path
 from mixjax import data
 from mixjax.export import hf
 from mixjax.export.check import Result
-from mixjax.export.targets import TARGETS
+from mixjax.export.formats import TARGETS
 from mixjax.export.weights import Weights
 
 LIBRARY = {"timm": "timm", "hf": "transformers"}

@@ -16,15 +16,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixjax import data, meshes
+from mixjax import data
 from mixjax.errors import UsageError
 from mixjax.export import weights as store
-from mixjax.export.targets import TOLERANCE, notes
+from mixjax.export.formats import TOLERANCE, notes
 from mixjax.export.weights import Weights
 from mixjax.models.resnet import STEMS
+from mixjax.sharding import meshes
 
 SCRIPT = Path(__file__).with_name("torch_side.py")
-REFERENCE = Path(__file__).parents[2] / "tests" / "torch_models.py"
+REFERENCE = Path(__file__).parents[2] / "tests" / "support" / "torch_models.py"
 COUNT = 4
 ROWS = {  # what is compared, as our network calls it -> how torch's has it
     "tokens": lambda x: x,

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from mixjax.errors import UsageError
-from mixjax.export import pth
-from mixjax.export.rules import Arrays
+from mixjax.export import safe_unpickle
+from mixjax.export.name_rules import Arrays
 
 OURS = "mixjax"  # the entry of a file's notes that is ours
 INSIDE = ("model", "state_dict", "teacher", "student", "model_state", "module")
@@ -68,7 +68,7 @@ def read_npz(path: Path, what: str) -> tuple[Arrays, dict]:
     try:
         with np.load(path, allow_pickle=False) as file:
             named = {name: file[name] for name in file.files}
-    except pth.BROKEN as error:
+    except safe_unpickle.BROKEN as error:
         reason = f"{error}".splitlines()[0] if f"{error}" else type(error).__name__
         raise UsageError(f"{what} is broken: {reason}.") from error
     notes = named.pop(OURS, None)
@@ -85,13 +85,15 @@ def notes_of(text: str | None, what: str) -> dict:
 
 def read_torch(path: Path) -> Arrays:
     """The tensors of a file of torch's or detectron2's, wherever they are in it."""
-    found = pth.read(path)
+    found = safe_unpickle.read(path)
 
     def tensors(thing) -> dict:
         thing = thing if isinstance(thing, dict) else {}
-        halves = {k: v.tensor for k, v in thing.items() if isinstance(v, pth.Half)}
+        halves = {
+            k: v.tensor for k, v in thing.items() if isinstance(v, safe_unpickle.Half)
+        }
         both = thing | halves
-        return {k: v for k, v in both.items() if isinstance(v, pth.Tensor)}
+        return {k: v for k, v in both.items() if isinstance(v, safe_unpickle.Tensor)}
 
     here = found
     while inside := [k for k in INSIDE if isinstance(here, dict) and is_dict(here, k)]:
@@ -102,7 +104,7 @@ def read_torch(path: Path) -> Arrays:
     def arrays():
         return {str(name): x.array() for name, x in tensors(here).items()}
 
-    return pth.guarded(arrays, path)
+    return safe_unpickle.guarded(arrays, path)
 
 
 def is_dict(here: dict, key: str) -> bool:

@@ -7,7 +7,7 @@ are shortcut and shortcut.norm. A classifier becomes stem.fc, which detectron2 i
 
 import re
 
-from mixjax.export.rules import BATCH_NORM, CONV, LINEAR, Rule, beneath
+from mixjax.export.name_rules import BATCH_NORM, CONV, LINEAR, Rule, beneath
 
 BLOCK = "encoder/layer{i}_{j}"
 BODY = (

@@ -5,7 +5,7 @@ the start of stages 1 to 3, the others at the end of stages 0 to 2, as we have i
 """
 
 from mixjax.export import vit
-from mixjax.export.rules import LINEAR, NORM, PATCHES, PLAIN, WEIGHT, Rule, beneath
+from mixjax.export.name_rules import LINEAR, NORM, PATCHES, PLAIN, WEIGHT, Rule, beneath
 from mixjax.export.vit import PIXELS, TABLE, block
 
 OURS, THEIRS = "encoder/stage_{i}/blocks_{j}", "layers.{i}.blocks.{j}"

@@ -6,7 +6,7 @@ have. SimMIM's ViT and timm's BEiT share names too, but that SimMIM's are beneat
 5 read and write whatever they call the layers inside.
 """
 
-from mixjax.export.rules import (
+from mixjax.export.name_rules import (
     LINEAR,
     NORM,
     PATCHES,

@@ -7,10 +7,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from mixjax import checkpoint, models, recipes
+from mixjax import models
+from mixjax.config import recipes
 from mixjax.errors import UsageError, check_name
-from mixjax.export.rules import STATISTICS, Arrays
-from mixjax.models import positions, transfer
+from mixjax.export.name_rules import STATISTICS, Arrays
+from mixjax.models import adapt_weights, positions
+from mixjax.run import checkpoints
 
 PARTS = ("encoder", "teacher")
 DECODERS = ("decoder", "pixel_head")
@@ -46,7 +48,7 @@ def load(workdir: str, part: str, decoder: bool, head: bool | None) -> Weights:
     if not saved.is_file():
         raise UsageError(f"--workdir={workdir} is not a run: {saved} does not exist.")
     config = recipes.recorded(saved).to_dict()
-    with checkpoint.opened(workdir, "--workdir") as (manager, step):
+    with checkpoints.opened(workdir, "--workdir") as (manager, step):
         there = manager.item_metadata(step)["state"].tree
         if part == "teacher":
             there = there.get("teacher") or {}
@@ -61,7 +63,7 @@ def load(workdir: str, part: str, decoder: bool, head: bool | None) -> Weights:
             for kind in ("params", "stats")
         }
         asked = {"teacher": tree} if part == "teacher" else tree
-        found = checkpoint.read_arrays(manager, step, asked)
+        found = checkpoints.read_arrays(manager, step, asked)
     found = found["teacher"] if part == "teacher" else found
     sections = (*(k for k in ("precision", "norm") if k in config["model"]), *names)
     model = {k: config["model"][k] for k in sections}
@@ -91,8 +93,8 @@ def wanted(there, workdir: str, part: str, decoder: bool, head: bool | None) -> 
 
 def flat(found: Mapping) -> Arrays:
     """{"params", "stats"} of parts -> arrays by path, statistics among them."""
-    params = checkpoint.by_path(found.get("params", {}))
-    stats = checkpoint.by_path(found.get("stats", {}))
+    params = checkpoints.by_path(found.get("params", {}))
+    stats = checkpoints.by_path(found.get("stats", {}))
     stats = {k.replace("/batch_stats/", "/"): v for k, v in stats.items()}
     return {k: np.asarray(v) for k, v in (params | stats).items()}
 
@@ -102,7 +104,7 @@ def trees(arrays: Arrays) -> tuple[dict, dict]:
     params = {k: v for k, v in arrays.items() if not k.endswith(STATISTICS)}
     stats = {k: v for k, v in arrays.items() if k.endswith(STATISTICS)}
     stats = {k.replace("/", "/batch_stats/", 1): v for k, v in stats.items()}
-    return checkpoint.nested(params), checkpoint.nested(stats)
+    return checkpoints.nested(params), checkpoints.nested(stats)
 
 
 # --- a network for them ----------------------------------------------------------
@@ -131,15 +133,15 @@ def shapes(model: Mapping) -> dict:
     """{path: shape} of what a network of config.model holds."""
     network, image = network_of(model)
     params, stats = jax.eval_shape(network.init, jax.random.key(0), image)
-    stats = checkpoint.by_path(stats)
+    stats = checkpoints.by_path(stats)
     stats = {k.replace("/batch_stats/", "/"): v for k, v in stats.items()}
-    return checkpoint.by_path(params) | stats
+    return checkpoints.by_path(params) | stats
 
 
 def check(weights: Weights, what: str) -> None:
     """UsageError unless the arrays are those of a network of weights.model."""
-    found = checkpoint.shapes_of(weights.arrays)
-    checkpoint.compare(found, checkpoint.shapes_of(shapes(weights.model)), what)
+    found = checkpoints.shapes_of(weights.arrays)
+    checkpoints.compare(found, checkpoints.shapes_of(shapes(weights.model)), what)
 
 
 # --- other sizes -----------------------------------------------------------------
@@ -170,7 +172,7 @@ def resized(weights: Weights, size: tuple[int, int]) -> Weights:
         for k, v in arrays.items()
         if k.startswith("encoder/") and not k.endswith(STATISTICS)
     }
-    fit = transfer.fitter(old, model)
+    fit = adapt_weights.fitter(old, model)
     given, _ = fit("encoder", inside(weights.arrays), inside(new))
     given = {f"encoder/{k}": np.asarray(v) for k, v in given.items()}
     return weights._replace(arrays=weights.arrays | given, model=model)
@@ -178,5 +180,5 @@ def resized(weights: Weights, size: tuple[int, int]) -> Weights:
 
 def fixed_table(encoder: Mapping, width: int) -> np.ndarray:
     """[1, 1 + L, width], the positions that are no parameters here."""
-    grid = transfer.grid(encoder)
+    grid = adapt_weights.grid(encoder)
     return positions.sincos_2d(grid, width, class_token=True)[None]

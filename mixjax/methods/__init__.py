@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from mixjax.registry import call, load
+from mixjax.config.registry import call, load
 from mixjax.state import Clock, Method, Network
 
 

@@ -26,9 +26,9 @@ import jax.numpy as jnp
 from mixjax.dense import boxes as box_maths
 from mixjax.dense import losses
 from mixjax.dense.masks import mask_targets
-from mixjax.detection import detector, finding, rules
+from mixjax.detection import config, detector, inference
 from mixjax.detection.detector import Detector
-from mixjax.detection.targets import UNIT, Regions, anchor_targets, labelled, sampled
+from mixjax.detection.labels import UNIT, Regions, anchor_targets, labelled, sampled
 from mixjax.errors import UsageError
 from mixjax.state import Aux, Method, Network, Variables, example_keys
 
@@ -151,12 +151,12 @@ def make(
     masks: Mapping,
     test: Mapping,
 ) -> Method:
-    """A detector on top of an encoder; its sections are those of detection/rules.py.
+    """A detector on top of an encoder; its sections are those of detection/config.py.
 
     padding: "seen" by the encoder as zeros beyond a picture, or "left_out" of its
     batch statistics. masks: {} for boxes alone.
     """
-    read = rules.read(anchors, rpn, boxes, masks, test)
+    read = config.read(anchors, rpn, boxes, masks, test)
     d = detector.check(Detector(network, read, padding))
 
     def init(rng, batch):
@@ -188,7 +188,7 @@ def make(
         loss=loss,
         update=lambda state, carry: state,
         features=lambda state, x: network.features(state.params, state.stats, x),
-        show=lambda state, batch, rng: finding.show(d, state, batch),
+        show=lambda state, batch, rng: inference.show(d, state, batch),
         together=1,
-        predict=lambda state, batch: finding.predict(d, state, batch),
+        predict=lambda state, batch: inference.predict(d, state, batch),
     )

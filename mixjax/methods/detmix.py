@@ -25,16 +25,16 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from mixjax import branches as sides
 from mixjax import objectives
-from mixjax.branches import Branch
+from mixjax.config.registry import call
 from mixjax.errors import UsageError, check_name
 from mixjax.mixtures import twin_boxes
+from mixjax.objectives import branches as sides
 from mixjax.objectives import region_terms
+from mixjax.objectives.branches import Branch
 from mixjax.objectives.health import health, queue_age
 from mixjax.objectives.region_pool import region_mean
-from mixjax.registry import call
-from mixjax.schedules import momentum
+from mixjax.optim.schedules import momentum
 from mixjax.state import ALL, Array, Aux, Clock, Method, Mixed, Network, Variables
 
 PURPOSE = 1 << 30  # keeps the keys here apart from those of views

@@ -27,12 +27,12 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from mixjax.config.registry import call
 from mixjax.errors import UsageError, check_name
 from mixjax.mixtures import tokens
 from mixjax.mixtures.tokens import Masking
 from mixjax.objectives import pixels
 from mixjax.objectives.mutual_information import Gate, Information, closed_gate
-from mixjax.registry import call
 from mixjax.state import ALL, Aux, Method, Network, Variables, example_keys
 
 Array = jax.Array

@@ -16,11 +16,11 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from mixjax.config.registry import call
 from mixjax.errors import UsageError
 from mixjax.methods import simmim
 from mixjax.mixtures import tokens
 from mixjax.objectives.mutual_information import Gate, Information, closed_gate
-from mixjax.registry import call
 from mixjax.state import ALL, Aux, Method, Network, Variables, example_keys
 
 Array = jax.Array

@@ -30,12 +30,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mixjax import groups
+from mixjax.config.registry import call
 from mixjax.errors import UsageError, check_name
 from mixjax.mixtures import homologous, tokens
 from mixjax.objectives import pixels
 from mixjax.objectives.token_contrast import POSITIVES, homologous_contrast
-from mixjax.registry import call
+from mixjax.sharding import sub_batches
 from mixjax.state import Aux, Method, Network, Variables, example_keys
 
 Array = jax.Array
@@ -252,9 +252,9 @@ def make(
             return apart(images, masking, visible, members, **how)
         keys = example_keys(rng, index[::members])
         source = homologous.random_sources(keys, grid, cell, members, leftover)
-        images = groups.split(images, images.shape[0] // members)
+        images = sub_batches.split(images, images.shape[0] // members)
         if every:
-            source = groups.merge(homologous.rotations(source, members))
+            source = sub_batches.merge(homologous.rotations(source, members))
             images = jnp.repeat(images, members, axis=0)  # [G K, K, H, W, C]
         return mixed(images, source, patch, attend=attend, topk=topk, **how)
 
@@ -262,8 +262,8 @@ def make(
         patches = pixels.patchify(images, patch)
         patches = pixels.normalise(patches) if norm_pix else patches
         if full:  # every group is painted once for each of its pictures
-            patches = groups.split(patches, images.shape[0] // members)
-            patches = groups.merge(jnp.repeat(patches, members, axis=0))
+            patches = sub_batches.split(patches, images.shape[0] // members)
+            patches = sub_batches.merge(jnp.repeat(patches, members, axis=0))
         return patches
 
     def init(rng, batch):
@@ -326,7 +326,7 @@ def make(
         found["whose it is"] = each(tinted)
         if choose:
             seen = outputs["notes"]["seen"][-1]  # [G, K, L]
-            seen = groups.merge(tokens.of_pixels(seen, images.shape[1:3], patch))
+            seen = sub_batches.merge(tokens.of_pixels(seen, images.shape[1:3], patch))
             dark = images.min()
             lit = each(tinted) * seen + dark * (1 - seen)
             found["keys of its token nearest to the centre, last layer"] = lit

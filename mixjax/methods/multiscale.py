@@ -15,9 +15,9 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from mixjax.config.registry import call
 from mixjax.errors import UsageError
 from mixjax.methods import siamese
-from mixjax.registry import call
 from mixjax.state import Clock, Method, Network
 
 PURPOSE = (1 << 30) + 1  # keeps the key here apart from those of siamese.py

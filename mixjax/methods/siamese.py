@@ -29,15 +29,15 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from mixjax import branches as sides
 from mixjax import mixtures as image_mixtures
 from mixjax import objectives
-from mixjax.branches import Branch, in_order
+from mixjax.config.registry import call
 from mixjax.errors import UsageError, check_name
+from mixjax.objectives import branches as sides
+from mixjax.objectives.branches import Branch, in_order
 from mixjax.objectives.health import health, queue_age
 from mixjax.objectives.mixing import Pairing, Pairs, losses
-from mixjax.registry import call
-from mixjax.schedules import momentum
+from mixjax.optim.schedules import momentum
 from mixjax.state import (
     ALL,
     Array,

@@ -21,10 +21,10 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from mixjax.config.registry import call
 from mixjax.errors import UsageError, check_name
 from mixjax.mixtures import labelled
 from mixjax.objectives import classification
-from mixjax.registry import call
 from mixjax.state import Aux, Method, Network, Variables
 
 LOSSES = ("softmax", "sigmoid")

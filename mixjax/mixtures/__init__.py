@@ -7,8 +7,8 @@ is what its terms are called in the metrics.
 
 from collections.abc import Callable, Mapping
 
+from mixjax.config.registry import call, makers, take
 from mixjax.errors import check_name
-from mixjax.registry import call, makers, take
 
 
 def make(config: Mapping) -> dict[str, Callable]:

@@ -12,9 +12,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from mixjax import groups as sub
 from mixjax.errors import check_name
 from mixjax.mixtures import mixmask, pairs
+from mixjax.sharding import sub_batches as sub
 from mixjax.state import Mixed
 
 Array = jax.Array

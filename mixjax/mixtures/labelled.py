@@ -19,9 +19,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mixjax import groups
 from mixjax.errors import UsageError, check_name
 from mixjax.mixtures import pairs, unmix
+from mixjax.sharding import sub_batches
 from mixjax.state import example_keys
 
 Array = jax.Array
@@ -75,7 +75,7 @@ def make(
     def mixture(rng, images, index):
         check_chunk(chunk, len(images))
         count = {"batch": 1, "pair": chunk // 2, "elem": chunk}[mode]
-        keys = example_keys(rng, groups.split(index, len(index) // chunk)[:, 0])
+        keys = example_keys(rng, sub_batches.split(index, len(index) // chunk)[:, 0])
         keys = jax.vmap(lambda key: jax.random.split(key, count))(keys)
         drawn = jax.vmap(jax.vmap(lambda key: draw(key, images.shape[1:3])))(keys)
         return mix(images, spread(drawn, mode, chunk), chunk)
@@ -89,7 +89,7 @@ def spread(drawn: Draw, mode: str, chunk: int) -> Draw:
     def one(x):
         if mode == "pair":
             x = jnp.concatenate([x, x[:, ::-1]], axis=1)
-        return groups.merge(jnp.broadcast_to(x, (len(x), chunk, *x.shape[2:])))
+        return sub_batches.merge(jnp.broadcast_to(x, (len(x), chunk, *x.shape[2:])))
 
     return jax.tree.map(one, drawn)
 
@@ -111,7 +111,7 @@ def mix(images: Array, drawn: Draw, chunk: int) -> tuple[Array, Array, Array]:
 
 def partners(x: Array, chunk: int) -> Array:
     """x [B, ...] with every chunk in reverse: what the pictures are mixed with."""
-    return groups.merge(pairs.split(x, len(x) // chunk)[:, ::-1])
+    return sub_batches.merge(pairs.split(x, len(x) // chunk)[:, ::-1])
 
 
 def check_chunk(chunk: int, batch: int) -> None:

@@ -1,10 +1,11 @@
 """What the image mixtures share: groups of a batch, partners, and mixing by a mask.
 
-Pairs are formed inside a group of n consecutive images (mixjax/groups.py), which is
-what one GPU held in the papers. Each group has its own draw: mode, lam, box or mask,
-and permutation; with `shared` all have the same. Mask polarity: 1 = own pixel, 0 = the
-partner's. Sources: Un-Mix (Shen et al., AAAI 2022) and MixMask (Vishniakov et al.,
-2022), for which a mixture is mask * x + (1 - mask) * x[partner].
+Pairs are formed inside a group of n consecutive images, a sub-batch
+(mixjax/sharding/sub_batches.py), which is what one GPU held in the papers. Each group
+has its own draw: mode, lam, box or mask, and permutation; with `shared` all have the
+same. Mask polarity: 1 = own pixel, 0 = the partner's. Sources: Un-Mix (Shen et al.,
+AAAI 2022) and MixMask (Vishniakov et al., 2022), for which a mixture is
+mask * x + (1 - mask) * x[partner].
 """
 
 from collections.abc import Callable
@@ -12,8 +13,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from mixjax import groups as sub
 from mixjax.errors import UsageError, check_name
+from mixjax.sharding import sub_batches as sub
 from mixjax.state import Mixed
 
 Array = jax.Array

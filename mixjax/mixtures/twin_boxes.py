@@ -11,9 +11,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from mixjax import groups as sub
 from mixjax.errors import UsageError
 from mixjax.mixtures import pairs, unmix
+from mixjax.sharding import sub_batches as sub
 from mixjax.state import Array, Mixed
 
 SMALLEST = 2.0**-20  # of a drawn lam: with 0 a box could be the whole image

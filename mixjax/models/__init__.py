@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from mixjax.config.registry import call, load
 from mixjax.errors import UsageError, check_name
 from mixjax.models import (
     decoders,
@@ -24,7 +25,6 @@ from mixjax.models import (
     upernet,
     variational,
 )
-from mixjax.registry import call, load
 from mixjax.state import Geometry, Network
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mixjax.models.dense import dense
+from mixjax.models.linear import dense
 
 Array = jax.Array
 

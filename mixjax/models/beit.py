@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from mixjax.errors import UsageError, check_name
 from mixjax.models import positions, stochastic_depth
 from mixjax.models.attention import attend, by_head, joined
-from mixjax.models.dense import dense
+from mixjax.models.linear import dense
 from mixjax.models.mask_token import cover
 from mixjax.models.vit import (
     REMAT,

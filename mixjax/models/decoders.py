@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from mixjax.errors import check_name
 from mixjax.models import positions
-from mixjax.models.dense import dense
+from mixjax.models.linear import dense
 from mixjax.models.vit import Block, layer_norm, run_blocks
 
 Array = jax.Array

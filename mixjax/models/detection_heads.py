@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from mixjax.errors import UsageError, check_name
-from mixjax.models.dense import dense
+from mixjax.models.linear import dense
 from mixjax.models.pyramids import Deconv
 from mixjax.models.resnet import KAIMING
 from mixjax.models.vit import layer_norm

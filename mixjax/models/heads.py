@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mixjax.errors import UsageError
-from mixjax.models.dense import dense
 from mixjax.models.initializers import torch_default
+from mixjax.models.linear import dense
 
 
 class Classifier(nn.Module):

@@ -14,7 +14,7 @@ import numpy as np
 
 from mixjax.models import positions, windows
 from mixjax.models.attention import attend, by_head, joined
-from mixjax.models.dense import dense
+from mixjax.models.linear import dense
 
 Array = jax.Array
 Size = tuple[int, int]

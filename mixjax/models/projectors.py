@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from mixjax.errors import UsageError, check_name
-from mixjax.models.dense import dense
 from mixjax.models.initializers import torch_default
+from mixjax.models.linear import dense
 from mixjax.models.vit import gelu
 
 Array = jax.Array

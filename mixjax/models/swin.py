@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from mixjax.errors import UsageError, check_name
 from mixjax.models import positions, stochastic_depth, windows
 from mixjax.models.attention import attend
-from mixjax.models.dense import dense
 from mixjax.models.initializers import torch_default
+from mixjax.models.linear import dense
 from mixjax.models.mask_token import cover
 from mixjax.models.vit import REMAT, Mlp, PatchEmbed, run_blocks
 

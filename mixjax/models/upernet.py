@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixjax.errors import UsageError
-from mixjax.models.dense import dense
+from mixjax.models.linear import dense
 from mixjax.models.pyramids import along_axes
 from mixjax.models.resnet import conv
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mixjax.errors import check_name
-from mixjax.models.dense import dense
+from mixjax.models.linear import dense
 from mixjax.models.vit import gelu
 
 Array = jax.Array

@@ -13,12 +13,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mixjax import meshes
 from mixjax.errors import UsageError, check_name
 from mixjax.models import positions, stochastic_depth
 from mixjax.models.attention import SelfAttention
-from mixjax.models.dense import dense
 from mixjax.models.initializers import torch_default
+from mixjax.models.linear import dense
+from mixjax.sharding import meshes
 
 Array = jax.Array
 REMAT = {"block": None, "dots": jax.checkpoint_policies.dots_saveable}

@@ -5,8 +5,8 @@
 
 from collections.abc import Mapping
 
+from mixjax.config.registry import call, makers
 from mixjax.errors import check_name
-from mixjax.registry import call, makers
 from mixjax.state import Clock, Objective
 
 

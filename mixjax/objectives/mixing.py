@@ -16,8 +16,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mixjax.branches import Branch, Outputs, reordered
 from mixjax.errors import check_name
+from mixjax.objectives.branches import Branch, Outputs, reordered
 from mixjax.state import Array, Mixed, Objective
 
 Pairs = list[tuple[Branch, Branch]]  # (predicts, is the target)

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mixjax import groups
 from mixjax.errors import UsageError, check_name
+from mixjax.sharding import sub_batches
 
 Array = jax.Array
 MIN_NEGATIVES = ("views", "batch")
@@ -40,7 +40,7 @@ def info_nce_views(z: Array, temperature: float, parts: int = 1) -> Array:
         )
     z = z.astype(jnp.float32)
     z = z / jnp.linalg.norm(z, axis=-1, keepdims=True)
-    z = groups.split(z.reshape(b * n, d), parts)  # [G, B N / G, D]
+    z = sub_batches.split(z.reshape(b * n, d), parts)  # [G, B N / G, D]
     similarity = jnp.einsum("gad,gbd->gab", z, z) / temperature
     itself = jnp.eye(z.shape[1], dtype=bool)
     rest = jax.nn.logsumexp(jnp.where(itself, -jnp.inf, similarity), axis=-1)

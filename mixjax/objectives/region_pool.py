@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixjax import groups
+from mixjax.sharding import sub_batches
 
 Array = jax.Array
 
@@ -44,6 +44,6 @@ def region_mean(features: Array, mask: Array) -> Array:
     zeros and ones and nowhere only zeros. Returns [B, D]. Any sizes will do.
     """
     share = weights(mask, features.shape[1:3])
-    x = groups.split(features.astype(jnp.float32), len(mask))  # [G, n, h, w, D]
+    x = sub_batches.split(features.astype(jnp.float32), len(mask))  # [G, n, h, w, D]
     x = jnp.einsum("gnhwd,ghw->gnd", x, share, precision="highest")
-    return groups.merge(x)  # [B, D]
+    return sub_batches.merge(x)  # [B, D]

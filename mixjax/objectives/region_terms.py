@@ -29,8 +29,8 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from mixjax.branches import reordered
 from mixjax.errors import UsageError, check_name
+from mixjax.objectives.branches import reordered
 from mixjax.state import Array, Objective
 
 

@@ -17,9 +17,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from mixjax import groups
 from mixjax.errors import UsageError, check_name
 from mixjax.objectives.contrast import unit
+from mixjax.sharding import sub_batches
 from mixjax.state import Objective
 
 Array = jax.Array
@@ -85,8 +85,8 @@ def whitened(x: Array, orders: Array, size: int, eps: float) -> Array:
 
     def once(order):
         back = jnp.argsort(order)
-        parts = groups.split(permute(x, order, back), len(order) // size)
-        return permute(groups.merge(whiten(parts, eps)), back, order)
+        parts = sub_batches.split(permute(x, order, back), len(order) // size)
+        return permute(sub_batches.merge(whiten(parts, eps)), back, order)
 
     return jax.vmap(once)(orders)
 

@@ -1,6 +1,6 @@
 """Torch's names and layouts of dense models, as paths of our trees."""
 
-from mixjax.export.rules import (
+from mixjax.export.name_rules import (
     BATCH_NORM,
     BIAS,
     CONV,

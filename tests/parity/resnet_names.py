@@ -4,8 +4,8 @@ import re
 
 import numpy as np
 
+from mixjax.export.name_rules import place_of
 from mixjax.export.resnet import TORCHVISION
-from mixjax.export.rules import place_of
 
 
 def path_of(name: str) -> str:

@@ -6,13 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixjax import branches as sides
 from mixjax.methods import detmix
 from mixjax.mixtures import twin_boxes, unmix
 from mixjax.models import assemble, projectors
+from mixjax.objectives import branches as sides
 from mixjax.objectives import moco, region_terms
 from mixjax.objectives.contrast import unit
-from mixjax.schedules import Clock
+from mixjax.optim.schedules import Clock
 from mixjax.state import Geometry, TrainState
 from tests.parity.torch_names import images
 

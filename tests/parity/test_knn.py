@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from mixjax import meshes
 from mixjax.evals import knn
+from mixjax.sharding import meshes
 
 
 def parts(ref, shards):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from mixjax import objectives
-from mixjax.branches import Branch
 from mixjax.objectives import wmse
+from mixjax.objectives.branches import Branch
 from mixjax.objectives.mixing import Pairing, losses
 from mixjax.state import Clock, Mixed
 

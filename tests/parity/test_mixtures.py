@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixjax.branches import reordered
 from mixjax.mixtures import erase, mixmask, pairs, unmix
+from mixjax.objectives.branches import reordered
 from tests.parity.torch_names import images
 
 BATCHES = ("even", "odd")

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixjax import models, optim, schedules
-from mixjax.schedules import Clock
+from mixjax import models
+from mixjax.optim import optimizers, schedules
+from mixjax.optim.schedules import Clock
 from tests.parity.torch_names import path_of
 
 COSINE = {
@@ -140,7 +141,7 @@ def test_momenta(reference):
 
 def run_steps(config, rates, params, grads):
     """Every state of `config`'s optimizer under given gradients, under jit."""
-    tx = optim.make(
+    tx = optimizers.make(
         config, lambda step: jnp.asarray(rates)[step], params, clock=Clock(9, 9)
     )
     state = tx.init(params)
@@ -235,7 +236,7 @@ def test_weight_decay_groups(reference):
     ref = reference("weight_decay_groups")
     trained = ref["out/trainable"].astype(bool)
     names = ref["out/names"][trained]
-    mask = optim.decay_mask(tree_of(names, ref["out/ndim"][trained]), False, ())
+    mask = optimizers.decay_mask(tree_of(names, ref["out/ndim"][trained]), False, ())
     decay = [ref["hp/weight_decay"] * at(mask, n) for n in names]
     np.testing.assert_allclose(
         decay, ref["out/weight_decay"][trained], atol=ref["tol/weight_decay"]
@@ -279,12 +280,12 @@ def test_layer_decay(reference):
     ref = reference("layer_decay")
     names, depth = ref["out/names"], ref["hp/depth"]
     tree = tree_of(names, ref["out/ndim"])
-    scales = optim.layer_scales(tree, ref["hp/layer_decay"], depth)
+    scales = optimizers.layer_scales(tree, ref["hp/layer_decay"], depth)
     ref.check("lr_scale", [at(scales, n) for n in names])
-    layers = [optim.layer_of(path_of(str(n)), depth) for n in names]
+    layers = [optimizers.layer_of(path_of(str(n)), depth) for n in names]
     ref.check("layer_id", np.asarray(layers, np.int32))
     exempt = [f"{name}$" for name in ref["out/no_weight_decay_list"]]
-    mask = optim.decay_mask(tree, False, exempt)
+    mask = optimizers.decay_mask(tree, False, exempt)
     ref.check("weight_decay", [ref["hp/weight_decay"] * at(mask, n) for n in names])
     groups = {(at(scales, n), at(mask, n)) for n in names}
     ref.check("num_groups", len(groups))

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixjax import branches, methods, mixtures, schedules
+from mixjax import methods, mixtures
 from mixjax.mixtures import mixmask, pairs, unmix
+from mixjax.objectives import branches
+from mixjax.optim import schedules
 from mixjax.state import Clock, TrainState
-from tests import linear
 from tests.parity.torch_names import images
+from tests.support import linear_network
 
 PAIRING = dict(pairs="forward", targets=2, reduce="sum", branches="one")
 PAIRING |= dict(mixed_as="online", against=(1,), reverse="both")
@@ -66,7 +68,7 @@ def step(monkeypatch):
         config |= dict(join={"encoder": "none", "heads": "none"}, shuffle=True)
         config |= dict(teacher=dict(momentum=ref["hp/m"], rule="constant", per="step"))
         config |= dict(mixtures={}, mixed_objective={}, evaluate="projection")
-        method = methods.make(config, linear.network(), clock=Clock(10, 10))
+        method = methods.make(config, linear_network.network(), clock=Clock(10, 10))
         views = tuple(jnp.asarray(images(ref[f"in/{im}"])) for im in ("im1", "im2"))
         params = layer(ref, "q")
         pointer = jnp.int32(ref["in/queue_ptr"])

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixjax import models, optim
+from mixjax import models
+from mixjax.optim import optimizers
 from tests.parity import backbones
 from tests.parity.torch_names import at, backbone_path, images, swin_tree
 
@@ -94,11 +95,11 @@ def test_parameter_groups(reference, case):
     paths = jax.tree_util.tree_leaves_with_path(shapes)
     paths = {"/".join(k.key for k in path) for path, _ in paths}
     assert paths == {backbone_path(n) for n in names}
-    mask = optim.decay_mask(shapes, False, CASES[case])
+    mask = optimizers.decay_mask(shapes, False, CASES[case])
     decay = [ref["hp/weight_decay"] * at(mask, n, backbone_path) for n in names]
     expected = ref[f"out/{case}/weight_decay"][ours]
     ref.check(f"{case}/weight_decay", decay, expected)
     factor = 1.0 if "pretrain" in case else ref["hp/layer_decay"]
-    scales = optim.layer_scales(shapes, factor, depths)
+    scales = optimizers.layer_scales(shapes, factor, depths)
     rates = [ref["hp/base_lr"] * at(scales, n, backbone_path) for n in names]
     ref.check(f"{case}/lr", rates, ref[f"out/{case}/lr"][ours])

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from mixjax import models
-from mixjax.checkpoint import by_path
 from mixjax.export import vit
-from mixjax.export.rules import to_theirs
+from mixjax.export.name_rules import to_theirs
 from mixjax.methods import mae
 from mixjax.mixtures import tokens
 from mixjax.models import positions
+from mixjax.run.checkpoints import by_path
 
 torch = pytest.importorskip("torch")
 

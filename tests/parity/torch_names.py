@@ -8,7 +8,7 @@ import functools
 import numpy as np
 
 from mixjax.export import swin, vit
-from mixjax.export.rules import LINEAR, Rule, place_of
+from mixjax.export.name_rules import LINEAR, Rule, place_of
 
 MAE = (
     *vit.MAE,

@@ -1,0 +1,1 @@
+"""From recipes to calls: reading configurations, and names in them to code."""

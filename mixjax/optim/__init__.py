@@ -1,0 +1,1 @@
+"""Optimizers, the parameters they treat differently, and schedules."""

@@ -1,0 +1,1 @@
+"""What a step costs: operations, collectives and device memory, counted."""

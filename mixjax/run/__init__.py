@@ -1,0 +1,1 @@
+"""One run: its folder, checkpoints, logs, results, and what ends it when it hangs."""

@@ -1,0 +1,1 @@
+"""The process and the machine: several processes, signals, the command line, files."""

@@ -1,0 +1,77 @@
+"""What all commands share: their flags, and how an error becomes an exit code."""
+
+import errno
+import sys
+import traceback
+from collections.abc import Callable
+
+from mixjax import errors
+from mixjax.runtime import processes
+
+
+def flags(argv: list[str], known: tuple[str, ...]) -> tuple[dict, dict]:
+    """(values of the flags `known`, changes "config.a.b": text) of a command line.
+
+    UsageError with the nearest name for any other flag.
+    """
+    from mixjax.config import recipes  # late: --help need not wait for it
+
+    given = dict(recipes.pairs(argv))
+    changes = {k: v for k, v in given.items() if k.startswith("config.")}
+    rest = {k: v for k, v in given.items() if k not in changes}
+    for flag in rest:
+        errors.check_name("flag", flag, known)
+    return rest, changes
+
+
+def need(given: dict, flag: str, what: str) -> str:
+    """The value of a flag; UsageError if it was not given."""
+    if flag not in given:
+        raise errors.UsageError(f"--{flag} is missing; {what}.")
+    return given[flag]
+
+
+def code(work: Callable[[], int | None]) -> int:
+    """Runs `work`; its exit code, or that of the error a user is meant to read."""
+    try:
+        return work() or errors.DONE
+    except errors.UsageError as error:
+        return said(f"error: {error}", errors.USAGE)
+    except errors.Diverged as error:
+        return said(f"error: {error}", errors.DIVERGED)
+    except errors.Preempted as error:
+        return said(f"stopped by {error}; the same command continues", errors.PREEMPTED)
+    except errors.Unsaved as error:
+        text = f"error: {error}; once it can be, the same command continues from there"
+        return said(text, errors.FAILED)
+    except errors.LostPeer as error:
+        return said(f"error: {error}; the same command continues", errors.HUNG)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        disk = error.filename or "the workdir"
+        text = (
+            f"error: no space is left on the disk of {disk}; once there is, the same "
+        )
+        return said(text + "command continues from its last checkpoint", errors.FAILED)
+
+
+def said(text: str, code: int) -> int:
+    """Prints a sentence for the user, and which of several processes says it."""
+    print(processes.prefix() + text, file=sys.stderr)
+    return code
+
+
+def start(text: str, run: Callable[[list[str]], int]) -> None:
+    """Ends the program with run(flags)'s exit code, or prints `text` if asked to."""
+    if any(a in ("-h", "-help", "--help", "--helpfull") for a in sys.argv[1:]):
+        print(text)
+        sys.exit(errors.DONE)
+    try:
+        code = run(sys.argv[1:])
+    except Exception:
+        if not processes.together():
+            raise
+        traceback.print_exc()
+        code = errors.FAILED
+    processes.leave(code)

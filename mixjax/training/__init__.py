@@ -1,0 +1,1 @@
+"""Training: a run is built, begun, stepped through, explained and opened again."""

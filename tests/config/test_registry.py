@@ -1,0 +1,72 @@
+"""Config sections to calls: what is wrong is named, with the nearest right word."""
+
+import pytest
+
+from mixjax import errors, methods
+from mixjax.config import registry
+from mixjax.errors import UsageError
+
+
+def build(*, width, depth=2, mesh, name="unset", parent=None):
+    return {"width": width, "depth": depth, "mesh": mesh, "name": name}
+
+
+def test_load_finds_the_file_of_a_package():
+    from mixjax.methods import mae
+
+    assert registry.load(methods, "mae", "method.name") is mae
+    assert registry.load("mixjax.methods", "mae", "method.name") is mae
+
+
+@pytest.mark.parametrize("name", ["mea", "../mae", "__init__", "mae.make", ""])
+def test_load_refuses_what_is_no_file(name):
+    with pytest.raises(UsageError, match=r"method\.name .* does not exist.*mae"):
+        registry.load("mixjax.methods", name, "method.name")
+
+
+def test_call_passes_fields_and_only_the_context_asked_for():
+    made = registry.call("part", build, {"width": 8}, mesh="m", sets="s", check=None)
+    assert made == {"width": 8, "depth": 2, "mesh": "m", "name": "unset"}
+
+
+def test_call_leaves_out_the_name_that_chose_the_function():
+    fields = {"name": "build", "width": 8, "depth": 3}
+    made = registry.call("part", build, fields, mesh=None)
+    assert made["name"] == "unset" and made["depth"] == 3
+    assert fields["name"] == "build", "the config must stay as it was"
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"width": 8, "widht": 8}, r"part\.widht is no such field.*'width'"),
+        ({"width": 8, "mesh": 1}, r"part\.mesh is no such field; known: depth, width"),
+        ({"width": 8, "parent": 1}, r"part\.parent is no such field"),
+        ({"depth": 8}, r"part\.width is missing"),
+    ],
+)
+def test_call_names_the_wrong_field(fields, message):
+    with pytest.raises(UsageError, match=message):
+        registry.call("part", build, fields, mesh=None)
+
+
+def test_take_removes_and_names_what_is_missing():
+    fields = {"a": 1, "b": 2, "c": 3}
+    assert registry.take("part", fields, "c", "a") == [3, 1]
+    assert fields == {"b": 2}
+    with pytest.raises(UsageError, match=r"part\.a is missing from the config"):
+        registry.take("part", fields, "b", "a")
+    assert fields == {"b": 2}
+
+
+@pytest.mark.parametrize(
+    "known, end",
+    [
+        ((), "there are none here."),
+        (("mae", "simmim"), "did you mean 'mae'?"),
+        (("one", "two"), "known: one, two."),
+        (map(str, range(20)), "and 8 more."),
+    ],
+)
+def test_a_sentence_about_an_unknown_name_has_an_end(known, end):
+    assert errors.nearest("mea", known).endswith(end)

@@ -1,0 +1,112 @@
+"""The house: no import runs upward, and some names stay in one room."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "mixjax"
+
+FLOORS = {
+    0: "errors state",
+    1: "config dense profiling sharding",
+    2: "data detection mixtures models objectives optim runtime",
+    3: "evals methods run",
+    4: "export paper_tables report",
+    5: "training",
+    6: "main doctor drill prepare look evaluate transfer results import_weights",
+}
+FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
+NO_METHODS = {"evals", "export"}  # they get what they need from method.features
+
+
+def modules():
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of everything that a file imports, at any depth."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def rooms_used(path: Path) -> set[str]:
+    words = [name.split(".") for name in imports(path)]
+    return {w[1] for w in words if w[0] == "mixjax" and len(w) > 1}
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_import_runs_upward(path):
+    room = room_of(path)
+    if room == "__init__":
+        assert not rooms_used(path)
+        return
+    for used in rooms_used(path) - {room, "__version__"}:
+        assert used in FLOOR, f"{room} imports {used}, which is on no floor"
+        below = FLOOR[used] < FLOOR[room]
+        assert below, f"{room} (floor {FLOOR[room]}) imports {used}"
+    if room in NO_METHODS:
+        assert "methods" not in rooms_used(path)
+    if room == "methods":
+        assert "models" not in rooms_used(path), "methods see models only as Network"
+
+
+def test_every_room_is_on_a_floor():
+    rooms = {room_of(p) for p in modules()} - {"__init__"}
+    assert rooms <= FLOOR.keys()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")))
+def test_configs_import_only_configs(path):
+    allowed = ("ml_collections", "configs", "difflib")
+    assert all(name.startswith(allowed) for name in imports(path))
+
+
+ONLY = {  # name -> the one file that may say it
+    "orbax": {"checkpoints.py"},
+    "jax.sharding": {"meshes.py"},
+    "tensorflow": {"prepare.py"},
+    "tensorboard": {"logs.py"},
+    "pickle": set(),
+    "torch": {"torch_side.py"},  # a program of its own, for --check
+}
+
+
+@pytest.mark.parametrize("name", ONLY)
+def test_names_stay_in_their_file(name):
+    users = {
+        p.name
+        for p in modules()
+        if any(i == name or i.startswith(name + ".") for i in imports(p))
+    }
+    assert users <= ONLY[name]
+
+
+def test_flax_linen_stays_in_models():
+    for path in modules():
+        if any(name.startswith("flax.linen") for name in imports(path)):
+            assert room_of(path) == "models"
+
+
+def test_main_imports_jax_late():
+    """Main imports next to nothing at the top, so that --help is quick."""
+    tree = ast.parse((PACKAGE / "main.py").read_text())
+    top = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
+    names = {getattr(n, "module", None) or n.names[0].name for n in top}
+    assert names <= {"sys", "pathlib", "mixjax", "mixjax.runtime"}
+    assert imports(PACKAGE / "errors.py") <= {
+        "difflib",
+        "re",
+        "collections.abc.Iterable",
+    }

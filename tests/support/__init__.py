@@ -1,0 +1,1 @@
+"""What several tests use: tiny runs, annotated sets, stand-ins of other programs."""
