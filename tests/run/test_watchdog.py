@@ -34,7 +34,7 @@ def test_how_long_a_step_may_take(monkeypatch):
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from mixjax import logs, watchdog
+from mixjax.run import logs, watchdog
 
 folder = Path(sys.argv[1])
 logs.start(folder)
@@ -65,6 +65,16 @@ def watched(folder, work, number=0, count=1, peer=0.0) -> subprocess.Popen:
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def until(process, condition) -> None:
+    """Waits until `condition` holds; if it never does, fails and kills the process."""
+    end = time.monotonic() + 60
+    while not condition():
+        if process.poll() is not None or time.monotonic() > end:
+            process.kill()
+            pytest.fail(process.communicate()[0])
+        time.sleep(0.05)
 
 
 def ended(process) -> tuple[int, str]:
@@ -111,8 +121,7 @@ def test_a_process_that_was_stopped(tmp_path):
     """It is woken, so that it can say where it stood, and ends."""
     work = "while True:\n        watch.alive(); time.sleep(0.1)"
     process = watched(tmp_path, work, peer=2.0)
-    while not (tmp_path / "heartbeats" / "0.json").exists():
-        time.sleep(0.1)
+    until(process, (tmp_path / "heartbeats" / "0.json").exists)
     os.kill(process.pid, signal.SIGSTOP)
     code, text = ended(process)
     assert code == errors.HUNG
@@ -135,8 +144,7 @@ def test_the_guard_leaves_with_its_process(tmp_path):
         capture_output=True,
         text=True,
     ).stdout.split()
-    while not guards():
-        time.sleep(0.05)
+    until(process, guards)
     process.kill()
     process.wait()
     process.stdout.close()
