@@ -11,7 +11,7 @@ from mixjax.training import loop
 RECIPE = """
 from configs import common
 from configs.common import ConfigDict
-from tests import tiny
+from tests.support import tiny
 
 def get_config(arg=""):
     v = common.arguments(arg, set="digits", stage="search", rate=0.01)

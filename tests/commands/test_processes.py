@@ -165,7 +165,7 @@ MOCO = """
 import sys
 
 sys.path.insert(0, {root!r})
-from tests import tiny
+from tests.support import tiny
 
 
 def get_config(_):

@@ -65,7 +65,7 @@ def test_later_stages_of_a_cascade():
     """mmdet's draw anew, detectron2's take all regions of the first and no object."""
     for name, count in (("cascade", 16), ("cascade_d2", 20)):
         config, method, batch, state = built(name)
-        d = detector.Detector(None, detect.rules.read(**sections(config)), "seen")
+        d = detector.Detector(None, detect.config.read(**sections(config)), "seen")
         boxes = jnp.tile(batch["targets"]["boxes"][:, :1], (1, 20, 1))
         valid, own = jnp.ones((8, 20), bool), jnp.arange(20)[None] < 3
         own = jnp.broadcast_to(own, (8, 20))
