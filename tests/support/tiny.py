@@ -197,7 +197,7 @@ def supervised(name: str, variants: str = "", **changes):
         fields |= {f"model.encoder.{k}": FIELDS[f"model.encoder.{k}"] for k in names}
         if c.optim.layers:
             fields["optim.layers"] = (2,)
-    if c.method.mixture:
+    if "chunk" in c.method.mixture:
         fields["method.mixture.chunk"] = 4
     c.update_from_flattened_dict(fields)
     rest = ("data", "checkpoint", "log")
