@@ -58,9 +58,8 @@ def value_of(text: str) -> bool | int | float | tuple | str:
             return kind(text)
         except ValueError:
             pass
-    numbers = tuple(map(value_of, text.split("-")))
-    plain = len(numbers) == 1 or any(isinstance(n, str) for n in numbers)
-    return text if plain else numbers
+    numbers = tuple(map(value_of, text.split("-"))) if "-" in text else ()
+    return numbers if numbers and not any(isinstance(n, str) for n in numbers) else text
 
 
 def choice(variant: str, value: str, known: dict):
@@ -292,7 +291,10 @@ def encoder(name: str, image_size: tuple[int, int], fields: dict) -> ConfigDict:
         "resnet": lambda: resnet(18, image_size, "cifar" if small else "imagenet"),
     }
     section = dict(name=name, image_size=image_size, channels=3)
-    section = known[name]().to_dict() if name in known else section
+    if name in known:
+        section = known[name]().to_dict()
+    if "drop_path" in section:
+        section["drop_path"] = 0.0  # siamese methods draw nothing for it
     return ConfigDict(section | fields)
 
 

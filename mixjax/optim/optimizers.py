@@ -48,28 +48,61 @@ def decay_mask(params, vectors: bool, exempt: Sequence[str]):
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
+# encoder/blocks_I/.., or of networks with stages encoder/stage_S/blocks_I/..
+BLOCK = re.compile(r"encoder/(?:stage_(\d+)/)?(?:blocks_(\d+)|merge)/")
+STEM = re.compile(r"encoder/(cls_token|mask_token|pos_embed|patch_)")
+
+
 def layer_of(name: str, depths: int | Sequence[int]) -> int:
     """The layer number of an encoder's parameter for layer-wise decay.
 
-    depths: the number of blocks, or, of a Swin, of each stage. Tokens, positions and
-    patch embedding are 0, block i (counted through all stages) is i + 1, a merging has
-    the number of the block before it, the rest is one more than the blocks (MAE's and
-    SimMIM's fine-tuning).
+    depths: the number of blocks or, for a network with stages, of each stage. Tokens,
+    positions and patch embedding are 0, block i (counted through all stages) is i + 1,
+    a merging has the number of the block before it, and everything else is one more
+    than the blocks (MAE's and SimMIM's fine-tuning).
     """
     depths = (depths,) if isinstance(depths, int) else depths
-    place = re.search(r"encoder/(?:stage_(\d+)/)?(?:blocks_(\d+)|merge)/", name)
+    place = BLOCK.search(name)
     if place:
         stage, block = (None if n is None else int(n) for n in place.groups())
         before = sum(depths[: stage or 0])
         return before + (depths[stage] if block is None else block + 1)
-    if re.search(r"encoder/(cls_token|mask_token|pos_embed|patch_)", name):
+    if STEM.search(name):
         return 0
     return sum(depths) + 1
 
 
+def depths_of(names: Sequence[str]) -> tuple[int, ...]:
+    """The number of blocks of each stage, as the names of parameters tell; or ()."""
+    counts: dict[int, int] = {}
+    for name in names:
+        place = BLOCK.search(name)
+        if place and place[2] is not None:
+            stage = int(place[1] or 0)
+            counts[stage] = max(counts.get(stage, 0), int(place[2]) + 1)
+    return tuple(counts.get(stage, 0) for stage in range(max(counts, default=-1) + 1))
+
+
 def layer_scales(params, decay: float, depths: int | Sequence[int]):
-    """decay^(number of blocks + 1 - layer) for every leaf."""
-    top = (depths if isinstance(depths, int) else sum(depths)) + 1
+    """decay^(number of blocks + 1 - layer) for every leaf.
+
+    UsageError unless `depths` are those of the network: a block beyond them would get
+    a rate above 1, and a network whose blocks have other names no decay at all.
+    """
+    depths = (depths,) if isinstance(depths, int) else tuple(depths)
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    real = depths_of([path_name(path) for path, _ in leaves])
+    if not real:
+        raise UsageError(
+            f"optim.layers={depths} asks for layer-wise decay, but no parameter of the "
+            f"network is named encoder/blocks_I/... or encoder/stage_S/blocks_I/...; "
+            f"set optim.layer_decay=1."
+        )
+    if real != depths:
+        raise UsageError(
+            f"optim.layers={depths} does not fit the network, whose blocks are {real}."
+        )
+    top = sum(depths) + 1
     return jax.tree_util.tree_map_with_path(
         lambda path, _: decay ** (top - layer_of(path_name(path), depths)), params
     )

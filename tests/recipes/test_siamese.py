@@ -348,6 +348,45 @@ def test_a_new_file_is_a_mixture_of_every_recipe(new_mixture, recipe):
             mixtures.make(sections)
 
 
+SMALL_ENCODERS = {
+    "vit": "encoder.width=8,encoder.depth=1,encoder.heads=2",
+    "beit": "encoder.width=8,encoder.depth=1,encoder.heads=2",
+    "swin": "encoder.width=8,encoder.depths=1-1,encoder.heads=1-2",
+    "resnet": "encoder.layers=1-1,encoder.widths=8-8",
+}
+
+
+@pytest.mark.parametrize("name", SMALL_ENCODERS)
+@pytest.mark.parametrize("recipe", ["c10_moco", "c10_swav", "tiny_byol"])
+def test_a_recipe_on_another_backbone_builds(recipe, name):
+    """Views, projector, teacher, joined heads and the optimizer's rules fit it."""
+    fields = SMALL_ENCODERS[name]
+    config = load(f"{recipe}:mixture=unmix,encoder={name},{fields}")
+    assert config.model.encoder.name == name
+    assert config.model.encoder.image_size == load(recipe).model.encoder.image_size
+    sides = [config.model.encoder.image_size[0]] * len(config.data.views)
+    model, method = config.model.to_dict(), config.method.to_dict()
+    builds(json.dumps([sides, config.batch, model, method]))
+    network = models.make(config.model)
+    side = sides[0]
+    image = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
+    init = methods.make(config.method, network, clock=Clock(10, 10)).init
+    batch = {"views": (image, image)}
+    params = jax.eval_shape(init, jax.random.key(0), batch).params
+    optimizers.make(config.optim, lambda step: 0.0, params, clock=Clock(10, 10))
+
+
+def test_fields_of_a_recipes_own_backbone_are_variants():
+    encoder = load(
+        "c10_moco:encoder.widths=8-8-16-16,encoder.remat=blocks"
+    ).model.encoder
+    assert (encoder.name, encoder.widths) == ("resnet", (8, 8, 16, 16))
+    with pytest.raises(UsageError, match="model.encoder.name 'resnt' .* 'resnet'"):
+        models.make(load("c10_moco:encoder=resnt").model)
+    with pytest.raises(UsageError, match="model.encoder.wdth is no such field"):
+        models.make(load("c10_moco:encoder=vit,encoder.wdth=3").model)
+
+
 def test_a_ratio_may_be_drawn():
     ratio = lambda text: load(f"c10_moco:mixture=mixmask,{text}").method.mixtures
     assert ratio("ratio=.25").mixmask.ratio == 0.25
