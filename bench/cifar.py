@@ -20,7 +20,13 @@ from pathlib import Path
 
 from support import record
 
-METHODS = ("mae", "mixedae", "mimae", "simmim", "misimmim")
+from mixjax.config import registry
+
+METHODS = [
+    name
+    for name in registry.names("mixjax.methods")
+    if (record.ROOT / f"configs/{name}_cifar.py").is_file()
+]
 
 
 def points(workdir: Path) -> dict[str, dict[int, float]]:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from mixjax.config import recipes
+from mixjax.config import recipes, registry
 from mixjax.errors import Preempted
 from mixjax.run.workdir import Workdir
 from mixjax.runtime.signals import Interrupt
@@ -59,7 +59,12 @@ def config(**changes):
     return recipes.read(flags(**changes))[0]
 
 
-METHODS = ("mae", "mixedae", "mimae", "simmim", "misimmim")
+# Masked methods: those with a recipe for CIFAR-10 of their name.
+METHODS = tuple(
+    name
+    for name in registry.names("mixjax.methods")
+    if (ROOT / f"configs/{name}_cifar.py").is_file()
+)
 
 
 def masked(name: str, variants: str = "", **changes):
@@ -131,14 +136,14 @@ def assert_same_run(one: Path, two: Path, step: int) -> None:
     assert text and text == (two / "metrics.jsonl").read_bytes()
 
 
-FRAMEWORKS = {  # framework -> (recipe, its variants)
-    "moco": ("c10_moco", ""),
+# Framework -> (recipe, its variants): siamese recipes for CIFAR-10, and two variants.
+FRAMEWORKS = {
+    path.stem.removeprefix("c10_"): (path.stem, "")
+    for path in sorted((ROOT / "configs").glob("c10_*.py"))
+    if "siamese.recipe(" in path.read_text()
+}
+FRAMEWORKS |= {
     "moco_sym": ("c10_moco", "symmetric=1"),
-    "simclr": ("c10_simclr", ""),
-    "byol": ("c10_byol", ""),
-    "simsiam": ("c10_simsiam", ""),
-    "swav": ("c10_swav", ""),
-    "wmse": ("c10_wmse", ""),
     "wmse4": ("c10_wmse", "views=4"),
 }
 
