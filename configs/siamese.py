@@ -383,7 +383,10 @@ def swap(c: ConfigDict, name: str, fields: dict) -> ConfigDict:
     old = c.model.encoder
     if name:
         c.model.encoder = common.encoder(name, old.image_size, fields)
-    elif fields:
+    if name == "vit":  # which has attention maps instead of a map of its last stage
+        c.evals.attention = common.attention(c.evals.activation.every_epochs)
+        del c.evals.activation
+    if fields and not name:
         c.model.encoder = ConfigDict(old.to_dict() | fields)
     return c
 

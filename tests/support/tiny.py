@@ -162,7 +162,8 @@ def siamese(framework: str, mixture: str = "none", more: str = "", **changes):
     c.data.eval_view = f"decode(channels=1) | resize(16) | {stats}"
     encoder = c.model.encoder
     encoder.image_size, encoder.channels = (16, 16), 1
-    encoder.layers, encoder.widths, encoder.stem_width = (1, 1), (8, 16), 8
+    if encoder.name == "resnet":
+        encoder.layers, encoder.widths, encoder.stem_width = (1, 1), (8, 16), 8
     out = 8
     for part in ("projector", "predictor"):
         if part in c.model:
@@ -187,7 +188,10 @@ def siamese(framework: str, mixture: str = "none", more: str = "", **changes):
 
 
 def supervised(name: str, variants: str = "", **changes):
-    """The CIFAR recipe of an evaluation, tiny and on the embedded digits."""
+    """The CIFAR recipe of an evaluation, tiny and on the embedded digits.
+
+    Of an encoder with stages their numbers stay as `variants` say.
+    """
     c = recipes.load(f"{ROOT}/configs/{name}_cifar.py:{variants}")
     quick = recipes.load(f"{ROOT}/configs/quickstart.py")
     split = c.data.split.replace("train", quick.data.split)
@@ -199,9 +203,10 @@ def supervised(name: str, variants: str = "", **changes):
         encoder.layers, encoder.widths, encoder.stem_width = (1, 1), (8, 16), 8
     else:
         names = ("width", "depth", "heads")
+        names = [k for k in names if not isinstance(encoder.get(k, ()), tuple)]
         fields |= {f"model.encoder.{k}": FIELDS[f"model.encoder.{k}"] for k in names}
         if c.optim.layers:
-            fields["optim.layers"] = (2,)
+            fields["optim.layers"] = encoder.get("depths", (2,))
     if "chunk" in c.method.mixture:
         fields["method.mixture.chunk"] = 4
     c.update_from_flattened_dict(fields)
