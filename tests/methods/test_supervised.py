@@ -1,6 +1,8 @@
 """Fine-tuning, linear probing, few labels: what learns, what stays, what is counted."""
 
 import functools
+import importlib
+import json
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from mixjax import data, evaluate, methods, mixtures, models
-from mixjax.config import recipes
+from mixjax.config import recipes, registry
 from mixjax.errors import UsageError
 from mixjax.evals import classify
 from mixjax.methods import supervised
@@ -16,6 +18,7 @@ from mixjax.mixtures import mixup_cutmix
 from mixjax.objectives import classification
 from mixjax.optim import optimizers
 from mixjax.optim.schedules import Clock
+from mixjax.run.workdir import check_config
 from mixjax.sharding import meshes
 from mixjax.state import ALL, TrainState
 from mixjax.training import initial_state, train_step
@@ -237,28 +240,47 @@ def test_a_section_without_a_name_is_mixup_and_cutmix():
     assert values[0] == values[1]
 
 
+def test_a_run_that_recorded_no_name_goes_on(tmp_path):
+    """Its config and the recipe's of today are one; another mixture is another run."""
+    settings = tiny.supervised("finetune", "encoder=resnet18").to_dict()
+    old = json.loads(json.dumps(settings))
+    del old["method"]["mixture"]["name"]
+    check_config(old, json.loads(json.dumps(settings)), tmp_path)
+    settings["method"]["mixture"]["name"] = "unmix"
+    with pytest.raises(UsageError, match="method.mixture.name .'mixup_cutmix'"):
+        check_config(old, json.loads(json.dumps(settings)), tmp_path)
+
+
 MIXUP_CUTMIX = HOW | {"name": "mixup_cutmix", "mode": "batch", "chunk": 4}
 COMMON = {"shared": False, "groups": 2}
+PAIRED = COMMON | {"permutation": "random"}
+MASKS = {"grid": 2, "kind": "discrete", "ratio": 0.5}
 ANY = {
     "mixup_cutmix": MIXUP_CUTMIX,
-    "unmix": {"probability": 0.5, "gamma": 1.0, "permutation": "random"},
-    "mixmask": {"grid": 2, "kind": "discrete", "ratio": 0.5, "permutation": "reverse"},
-    "erase": {"grid": 2, "kind": "discrete", "ratio": 0.5, "fill": "zero"},
+    "unmix": {"probability": 0.5, "gamma": 1.0} | PAIRED,
+    "mixmask": MASKS | PAIRED,
+    "erase": MASKS | COMMON | {"fill": "zero"},
 }
 
 
-@pytest.mark.parametrize("name", ANY)
+def section(name):
+    """The fields above, or of a newer mixture those of its paper."""
+    paper = getattr(importlib.import_module(f"mixjax.mixtures.{name}"), "PAPER", {})
+    return {"name": name} | ANY.get(name, paper | PAIRED)
+
+
+@pytest.mark.parametrize("name", registry.names("mixjax.mixtures"))
 def test_any_mixture_mixes_images_and_targets_alike(name):
     """Of images that are their own targets, the mixture's mean is the target."""
-    fields = {"name": name} | ANY[name]
-    fields |= {} if name == "mixup_cutmix" else COMMON
-    mixture = mixtures.make_one("method.mixture", fields)
+    mixture = mixtures.make_one("method.mixture", section(name))
     labels = jnp.arange(8)
     images = jnp.broadcast_to(jnp.eye(8)[:, None, None], (8, 6, 6, 8))
     mixed = mixture(jax.random.key(3), images, labels)[0]
     target = supervised.mix_targets(supervised.soft(labels, 8, 0.0), mixed)
     np.testing.assert_allclose(target.sum(axis=1), 1, atol=1e-6)
-    if name != "erase":  # what is erased has no target
+    if mixed.partner is None:  # what is erased has no target
+        np.testing.assert_array_equal(target, jnp.eye(8))
+    else:
         np.testing.assert_allclose(mixed.images.mean(axis=(1, 2)), target, atol=1e-6)
         assert (np.asarray(target) > 0).sum() > 8
 
@@ -266,7 +288,7 @@ def test_any_mixture_mixes_images_and_targets_alike(name):
 @pytest.mark.parametrize("name", ["unmix", "erase"])
 def test_fine_tuning_learns_with_a_mixture_of_pre_training(name):
     config = tiny.supervised("finetune", "encoder=resnet18")
-    config.method.mixture = {"name": name} | ANY[name] | COMMON
+    config.method.mixture = section(name)
     network = models.make(config.model)
     method = methods.make(config.method, network, clock=CLOCK)
     assert method.together == ALL
