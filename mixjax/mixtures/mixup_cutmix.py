@@ -103,10 +103,10 @@ def mix(images: Array, drawn: Draw, chunk: int) -> tuple[Array, Array, Array]:
     height, width = images.shape[1:3]
 
     def masked(one: Draw):
-        edges, own = unmix.box(one.lam, one.centre, height, width, widen=False)
+        edges, outside = unmix.box(one.lam, one.centre, height, width, widen=False)
         box = unmix.mask_of_box(edges, height, width)
         mask = jnp.where(one.cutmix, box, one.lam)
-        return jnp.where(one.cutmix, own, one.lam), mask[..., None]
+        return jnp.where(one.cutmix, outside, one.lam), mask[..., None]
 
     lam, mask = jax.vmap(masked)(drawn)
     mixed = mask * images + (1 - mask) * partners(images, chunk)
