@@ -39,13 +39,13 @@ BATCH, STEPS = 64, 20
 
 def siamese_recipes() -> dict[str, str]:
     """{framework: its recipe for CIFAR-10}; a recipe's title begins with its name."""
-    found = {}
+    frameworks = {}
     for path in sorted((record.ROOT / "configs").glob("c10_*.py")):
         text = path.read_text()
         if "siamese.recipe(" in text:
             title = ast.get_docstring(ast.parse(text))
-            found[title.partition(" on CIFAR-10")[0]] = path.stem
-    return found
+            frameworks[title.partition(" on CIFAR-10")[0]] = path.stem
+    return frameworks
 
 
 RECIPES = siamese_recipes()
@@ -111,19 +111,19 @@ def cell(config, images) -> dict:
         out_shardings=everywhere,
     )
     spread = {"images": jax.device_put(images, everywhere)}
-    other, found, apart = state, [], 0.0
+    other, losses, apart = state, [], 0.0
     for i in range(STEPS):
         index = jnp.arange(i * BATCH, (i + 1) * BATCH, dtype=jnp.int32)
         batch = {"index": index, "label": index}
         start = jax.device_put(other if double_precision.ON else state, everywhere)
         other, second = eight(start, jax.device_put(batch, cut), spread)
         state, first = one(state, batch, {"images": images})
-        found.append(float(first))
-        apart = max(apart, abs(float(second) / found[-1] - 1))
+        losses.append(float(first))
+        apart = max(apart, abs(float(second) / losses[-1] - 1))
     return {
-        "loss_first": float(np.mean(found[2:7])),  # a queue is full by then
-        "loss_last": float(np.mean(found[-5:])),
-        "finite": bool(np.isfinite(found).all()),
+        "loss_first": float(np.mean(losses[2:7])),  # a queue is full by then
+        "loss_last": float(np.mean(losses[-5:])),
+        "finite": bool(np.isfinite(losses).all()),
         "traced": len(traced) // 2,  # for one device and for eight
         "difference": float(apart),
         "devices": jax.device_count(),

@@ -87,21 +87,21 @@ def main() -> None:
         names = [n for n in options.only.split(";") if n.startswith(f"{method}, ")]
         if not names:
             continue
-        times, found = take_turns.race(names, options.rounds)
-        facts |= found
+        times, answers = take_turns.race(names, options.rounds)
+        facts |= answers
         base = names[0]
         if not device:
-            device = found[base]["device"]
+            device = answers[base]["device"]
             print(f"{options.batch} images, {options.rounds} rounds on {device}")
             print(f"{'':28}{'ms each':>10}{'time':>10}{'operations':>12}{'passes':>10}")
         for name, seconds in times.items():
             rounds = zip(seconds, times[base], strict=True)
-            more = 3 * found[name]["mixed"]
+            more = 3 * answers[name]["mixed"]
             row = {
                 "name": name,
                 "ms_each": 1e3 * statistics.median(seconds) / options.batch,
                 "time_ratio": statistics.median(a / b for a, b in rounds),
-                "work_ratio": found[name]["work"] / found[base]["work"],
+                "work_ratio": answers[name]["work"] / answers[base]["work"],
                 "pass_ratio": 1 + more / passes,
                 "rounds": seconds,
             }
