@@ -61,8 +61,8 @@ def names() -> list[str]:
 def losses(run: Path) -> tuple[float, float]:
     """The first and the last one."""
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    found = [x["train/loss"] for x in lines if "train/loss" in x]
-    return found[0], found[-1]
+    losses_logged = [x["train/loss"] for x in lines if "train/loss" in x]
+    return losses_logged[0], losses_logged[-1]
 
 
 def differing(one: Path, two: Path) -> tuple[int, list[str]]:
@@ -89,8 +89,8 @@ def tour(text: str, pictures: Path, folder: Path) -> str:
     flags = [f"--config.{k}={v}" for k, v in fields.items()]
     said(main.run, f"--config={recipe}", f"--workdir={run}", *flags)
     first, last = losses(run)
-    found = said(evaluate.run, f"--workdir={run}")[0].split()
-    start = f"loss {first:8.3f} to {last:8.3f}   {found[0]} {float(found[1]):.1f}   "
+    words = said(evaluate.run, f"--workdir={run}")[0].split()
+    start = f"loss {first:8.3f} to {last:8.3f}   {words[0]} {float(words[1]):.1f}   "
     if config.method.name in small_recipes.DENSE:
         drawn = len(said(look.run, f"--workdir={run}", "--count=4"))
         return f"{start}{drawn} drawings   {time.monotonic() - begin:.0f} s"

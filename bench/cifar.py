@@ -20,23 +20,29 @@ from pathlib import Path
 
 from support import record
 
-METHODS = ("mae", "mixedae", "mimae", "simmim", "misimmim")
+from mixjax.config import registry
+
+METHODS = [
+    name
+    for name in registry.names("mixjax.methods")
+    if (record.ROOT / f"configs/{name}_cifar.py").is_file()
+]
 
 
 def points(workdir: Path) -> dict[str, dict[int, float]]:
     """{metric: {step: value}} of a run."""
-    found: dict = {}
+    metrics: dict = {}
     for line in (workdir / "metrics.jsonl").read_text().splitlines():
         values = json.loads(line)
         step = values.pop("step")
         for name, value in values.items():
-            found.setdefault(name, {})[step] = value
-    return found
+            metrics.setdefault(name, {})[step] = value
+    return metrics
 
 
-def accuracy(found: dict) -> dict[int, float]:
+def accuracy(metrics: dict) -> dict[int, float]:
     """{step: TopK accuracy averaged over layers}; {} without TopK."""
-    layers = [v for k, v in found.items() if k.startswith("train/topk/layer")]
+    layers = [v for k, v in metrics.items() if k.startswith("train/topk/layer")]
     return (
         {s: statistics.mean(v[s] for v in layers) for s in layers[0]} if layers else {}
     )
@@ -56,17 +62,17 @@ def run(name: str, options, flags: list[str], workdir: Path) -> dict:
     command += [f"--config=configs/{name}_cifar.py"]
     command += [*(f"--config.{k}={v}" for k, v in fields.items()), *flags]
     subprocess.run(command, cwd=record.ROOT, check=True)
-    found = points(workdir)
-    loss = found.get("train/loss_rec", found["train/loss"])
-    (knn,) = [v for k, v in found.items() if k.startswith("knn/") and "top1" in k]
+    metrics = points(workdir)
+    loss = metrics.get("train/loss_rec", metrics["train/loss"])
+    (knn,) = [v for k, v in metrics.items() if k.startswith("knn/") and "top1" in k]
     row = {"name": name, "steps": options.steps}
     row |= {"loss_first": loss[min(loss)], "loss_last": loss[max(loss)]}
     row |= {"knn_untrained": knn[0], "knn_last": knn[max(knn)]}
-    row["last"] = {k: v[max(v)] for k, v in found.items()}
+    row["last"] = {k: v[max(v)] for k, v in metrics.items()}
     row["topk_accuracy"] = []
-    if topk := accuracy(found):
+    if topk := accuracy(metrics):
         row["topk_accuracy"] = quarters(topk, options.steps)
-        row["topk_chance"] = next(iter(found["train/topk/chance"].values()))
+        row["topk_chance"] = next(iter(metrics["train/topk/chance"].values()))
     return row
 
 

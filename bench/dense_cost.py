@@ -45,12 +45,12 @@ def halved(config) -> dict:
 
 def variants(config) -> dict[str, dict]:
     """{what: fields} to count a recipe with."""
-    found = {"as it is": {}, "half the side": halved(config)}
+    variants = {"as it is": {}, "half the side": halved(config)}
     if config.method.name == "detect":
         for word, factor in (("half", 0.5), ("twice", 2)):
             samples = int(config.method.boxes.samples * factor)
-            found[f"{word} the regions"] = {"method.boxes.samples": samples}
-    return found
+            variants[f"{word} the regions"] = {"method.boxes.samples": samples}
+    return variants
 
 
 def measure(name: str, what: str, fields: dict) -> dict:

@@ -96,9 +96,9 @@ def measure(name: str, options, runs: Path) -> dict:
     known = recipes.flat(config.to_dict())
     train(file_of(recipe), runs / name, {k: v for k, v in fields.items() if k in known})
     (file,) = (runs / name / "eval").glob(f"*/{steps}.json")
-    found = json.loads(file.read_text())
-    protocol = found["protocol"]
-    numbers = {metric: found["metrics"][f"{protocol}/{metric}"] for metric in metrics}
+    entry = json.loads(file.read_text())
+    protocol = entry["protocol"]
+    numbers = {metric: entry["metrics"][f"{protocol}/{metric}"] for metric in metrics}
     shown = "  ".join(f"{k} {v:.1f}" for k, v in numbers.items())
     print(f"{name:<20} {shown}", flush=True)
     return {"system": name, "recipe": recipe, "from": origin, **numbers}

@@ -85,14 +85,14 @@ def has_gpu() -> bool:
 
 def settings(runs: Path) -> dict[str, str]:
     """The environment of all processes, where the user has not set it."""
-    found = {"JAX_COMPILATION_CACHE_DIR": str(runs.absolute() / "cache")}
+    variables = {"JAX_COMPILATION_CACHE_DIR": str(runs.absolute() / "cache")}
     if has_gpu():
-        found["CUDA_VISIBLE_DEVICES"] = "0"
+        variables["CUDA_VISIBLE_DEVICES"] = "0"
         # Declines cpu.tune()'s pool: one lock for all threads that compile.
-        found["GLIBC_TUNABLES"] = ""
-    found = {name: os.environ.get(name, text) for name, text in found.items()}
+        variables["GLIBC_TUNABLES"] = ""
+    variables = {name: os.environ.get(name, text) for name, text in variables.items()}
     paths = [str(record.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return found | {"PYTHONPATH": os.pathsep.join(paths)}
+    return variables | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def launch(name: str, share: float, runs: Path) -> Worker:
@@ -119,14 +119,14 @@ def ask(worker: Worker, word: str, left: Left, line: str = "") -> dict:
         if line:
             worker.process.stdin.write(line + "\n")
             worker.process.stdin.flush()
-        found = take_turns.answer(worker.process, word)
+        answer = take_turns.answer(worker.process, word)
     except BrokenPipeError:
-        found = None
+        answer = None
     finally:
         timer.cancel()
-    if found is None:
+    if answer is None:
         raise Failed(CUT if cut.is_set() else last_words(worker))
-    return found
+    return answer
 
 
 def last_words(worker: Worker) -> str:

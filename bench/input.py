@@ -185,19 +185,19 @@ def contenders(options, folder: str, paths: list[str]) -> dict:
     from mixjax.data import decode, views
 
     decoded = lambda data, rng: decode.pixels(data, 3)
-    found = {
+    contenders = {
         ("", "decode"): functools.partial(bare, decoded, paths, threads=1),
     }
     for form, antialias in FORMS.items():
         text = f"decode_crop(224, scale=(.2, 1), {antialias})"
         op = views.parse(text, "view").host
         assert op(Path(paths[0]).read_bytes(), np.random.default_rng(0)).shape[0] == 224
-        found[form, "loop"] = functools.partial(bare, op, paths, threads=1)
-        found[form, "pool"] = functools.partial(
+        contenders[form, "loop"] = functools.partial(bare, op, paths, threads=1)
+        contenders[form, "pool"] = functools.partial(
             bare, op, paths, threads=options.threads
         )
-        found[form, "pipeline"] = pipeline(options, folder, text)
-    return found
+        contenders[form, "pipeline"] = pipeline(options, folder, text)
+    return contenders
 
 
 def measure(options, folder: str, paths: list[str]) -> tuple[dict, str]:
@@ -265,10 +265,10 @@ def ratio(costs: dict, of: tuple, to: tuple, what: str) -> float:
 def ratios_of(costs: dict, threads: int) -> list[dict]:
     """The pipeline against the bare forms of its own work, and against tf.data."""
     used = min(threads, record.cores())
-    found = []
+    rows = []
     for form in FORMS:
         own, loop, pool = ((form, n) for n in ("pipeline", "loop", "pool"))
-        found.append(
+        rows.append(
             {
                 "form": FORMS[form],
                 "to": "bare decode and crop",
@@ -279,7 +279,7 @@ def ratios_of(costs: dict, threads: int) -> list[dict]:
         )
     if ("opencv", "tfdata") in costs:
         own, other = ("opencv", "pipeline"), ("opencv", "tfdata")
-        found.append(
+        rows.append(
             {
                 "form": FORMS["opencv"],
                 "to": "tf.data",
@@ -287,7 +287,7 @@ def ratios_of(costs: dict, threads: int) -> list[dict]:
                 "cpu": ratio(costs, own, other, "cpu"),
             }
         )
-    return found
+    return rows
 
 
 def report(options, rows: list[dict], ratios: list[dict], absent: str) -> None:

@@ -14,6 +14,7 @@ threefold a step. So there both make each step from the same state.
 """
 
 import argparse
+import ast
 import functools
 from pathlib import Path
 
@@ -23,8 +24,8 @@ import numpy as np
 from support import double_precision, record
 
 from configs import common
-from mixjax import methods, models
-from mixjax.config import recipes
+from mixjax import methods, mixtures, models
+from mixjax.config import recipes, registry
 from mixjax.data import pipeline
 from mixjax.data.views import parse
 from mixjax.optim import optimizers
@@ -32,22 +33,30 @@ from mixjax.sharding import meshes
 from mixjax.state import Clock
 from mixjax.training import initial_state, train_step
 
-RECIPES = {
-    "MoCo": "c10_moco",
-    "SimCLR": "c10_simclr",
-    "BYOL": "c10_byol",
-    "SimSiam": "c10_simsiam",
-    "SwAV": "c10_swav",
-    "W-MSE": "c10_wmse",
-}
-MIXTURES = ("none", "unmix", "mixmask", "both", "erase")
+MIXTURES = ["none", "both", *registry.names("mixjax.mixtures")]
 BATCH, STEPS = 64, 20
+
+
+def siamese_recipes() -> dict[str, str]:
+    """{framework: its recipe for CIFAR-10}; a recipe's title begins with its name."""
+    frameworks = {}
+    for path in sorted((record.ROOT / "configs").glob("c10_*.py")):
+        text = path.read_text()
+        if "siamese.recipe(" in text:
+            title = ast.get_docstring(ast.parse(text))
+            frameworks[title.partition(" on CIFAR-10")[0]] = path.stem
+    return frameworks
+
+
+RECIPES = siamese_recipes()
 
 
 def recipe(framework: str, mixture: str):
     """The recipe, narrow."""
     path = record.ROOT / "configs" / f"{RECIPES[framework]}.py"
-    c = recipes.load(f"{path}:mixture={mixture}")
+    alone = mixture in ("none", "both")
+    variant = f"mixture={mixture}" if alone else mixtures.variant(mixture)
+    c = recipes.load(f"{path}:{variant}")
     c.model.encoder.widths, c.model.encoder.stem_width = (8, 16, 32, 64), 8
     stats = "normalize((.4914, .4822, .4465), (.2023, .1994, .2010))"
     view = f"decode | crop(32, scale=(.3, 1), filter='bilinear') | flip | {stats}"
@@ -56,9 +65,9 @@ def recipe(framework: str, mixture: str):
     c.optim = common.adam(1e-6)
     c.optim.unit_rules = unit
     objective = c.method.objective
-    if framework == "MoCo":
+    if objective.name == "moco":
         objective.queue = 2 * BATCH
-    if framework == "W-MSE":
+    if objective.name == "wmse":
         objective.size = BATCH // 2
         c.model.projector.widths = (64, 16)
     return c
@@ -102,19 +111,19 @@ def cell(config, images) -> dict:
         out_shardings=everywhere,
     )
     spread = {"images": jax.device_put(images, everywhere)}
-    other, found, apart = state, [], 0.0
+    other, losses, apart = state, [], 0.0
     for i in range(STEPS):
         index = jnp.arange(i * BATCH, (i + 1) * BATCH, dtype=jnp.int32)
         batch = {"index": index, "label": index}
         start = jax.device_put(other if double_precision.ON else state, everywhere)
         other, second = eight(start, jax.device_put(batch, cut), spread)
         state, first = one(state, batch, {"images": images})
-        found.append(float(first))
-        apart = max(apart, abs(float(second) / found[-1] - 1))
+        losses.append(float(first))
+        apart = max(apart, abs(float(second) / losses[-1] - 1))
     return {
-        "loss_first": float(np.mean(found[2:7])),  # a queue is full by then
-        "loss_last": float(np.mean(found[-5:])),
-        "finite": bool(np.isfinite(found).all()),
+        "loss_first": float(np.mean(losses[2:7])),  # a queue is full by then
+        "loss_last": float(np.mean(losses[-5:])),
+        "finite": bool(np.isfinite(losses).all()),
         "traced": len(traced) // 2,  # for one device and for eight
         "difference": float(apart),
         "devices": jax.device_count(),

@@ -15,12 +15,14 @@ import statistics
 
 from support import record, take_turns
 
+from mixjax.config import registry
+
 METHODS = {  # name -> (recipe, variants, passes of the method alone)
     "MoCo": ("c10_moco", "", 4),
     "MoCo symmetric": ("c10_moco", "symmetric=1", 8),
     "SimCLR": ("c10_simclr", "", 6),
 }
-MIXTURES = {"none": 0, "unmix": 1, "mixmask": 1, "both": 2, "erase": 2}  # images more
+MIXTURES = ["none", "both", *registry.names("mixjax.mixtures")]
 CONTENDERS = [f"{m}, {x}" for m in METHODS for x in MIXTURES]
 
 
@@ -31,11 +33,15 @@ def worker(options) -> None:
     cpu_settings.tune()
     from support import mixjax_step
 
+    from mixjax import mixtures
     from mixjax.config import recipes
 
     name, mixture = options.worker.split(", ")
     file, variants, _ = METHODS[name]
-    arg = ",".join(filter(None, (variants, f"mixture={mixture}")))
+    added = f"mixture={mixture}"
+    if mixture not in ("none", "both"):
+        added = mixtures.variant(mixture)
+    arg = ",".join(filter(None, (variants, added)))
     config = recipes.load(f"{record.ROOT}/configs/{file}.py:{arg}")
     if options.width:
         encoder, width = config.model.encoder, options.width
@@ -46,10 +52,25 @@ def worker(options) -> None:
     each = 2 if "symmetric" in name else 1
     if "queue" in config.method.objective:
         config.method.objective.queue = options.batch * each * 8
+    for section in config.method.mixtures.values():
+        section.update(mixtures.for_few(section, options.batch))
     run, facts = mixjax_step.prepare(config, options.batch)
+    facts["mixed"] = images_mixed(config.method.mixtures, options.batch)
     for _ in range(2):
         run()
     take_turns.serve(facts, take_turns.timed(run, options.steps))
+
+
+def images_mixed(sections, batch: int) -> int:
+    """The number of mixed images that are encoded for each image of a batch."""
+    import jax
+
+    from mixjax import mixtures
+
+    images = jax.ShapeDtypeStruct((batch, 32, 32, 3), "float32")
+    makers = mixtures.make(sections).values()
+    key = jax.random.key(0)
+    return sum(len(jax.eval_shape(mixture, key, images)) for mixture in makers)
 
 
 def main() -> None:
@@ -66,21 +87,21 @@ def main() -> None:
         names = [n for n in options.only.split(";") if n.startswith(f"{method}, ")]
         if not names:
             continue
-        times, found = take_turns.race(names, options.rounds)
-        facts |= found
+        times, answers = take_turns.race(names, options.rounds)
+        facts |= answers
         base = names[0]
         if not device:
-            device = found[base]["device"]
+            device = answers[base]["device"]
             print(f"{options.batch} images, {options.rounds} rounds on {device}")
             print(f"{'':28}{'ms each':>10}{'time':>10}{'operations':>12}{'passes':>10}")
         for name, seconds in times.items():
             rounds = zip(seconds, times[base], strict=True)
-            more = 3 * MIXTURES[name.split(", ")[1]]
+            more = 3 * answers[name]["mixed"]
             row = {
                 "name": name,
                 "ms_each": 1e3 * statistics.median(seconds) / options.batch,
                 "time_ratio": statistics.median(a / b for a, b in rounds),
-                "work_ratio": found[name]["work"] / found[base]["work"],
+                "work_ratio": answers[name]["work"] / answers[base]["work"],
                 "pass_ratio": 1 + more / passes,
                 "rounds": seconds,
             }

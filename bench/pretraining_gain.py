@@ -70,8 +70,8 @@ def measure(name: str, options, runs: Path, flags: list[str]) -> list[dict]:
     run("evaluate", pre)
     (knn,) = (pre / "eval").glob("knn-*")
     top1 = knn.name.replace("-", "/") + "/top1"
-    found = {"protocol": knn.name, "untrained": metric(knn, top1, 0)}
-    rows = [{"method": name, **found, "trained": metric(knn, top1)}]
+    measured = {"protocol": knn.name, "untrained": metric(knn, top1, 0)}
+    rows = [{"method": name, **measured, "trained": metric(knn, top1)}]
     for protocol, (recipe, more) in PROTOCOLS.items():
         recipe, values = recipe.format(encoder=encoder), {}
         for kind, begin in (("untrained", ""), ("trained", str(pre))):

@@ -62,12 +62,12 @@ def by_part(recipe: str, batch: int) -> dict[str, float]:
         (file,) = Path(folder).rglob("*.trace.json.gz")
         with gzip.open(file) as opened:
             spans = gpu_steps.operations(json.load(opened))
-    places, found = gpu_steps.places(compiled), {}
+    places, milliseconds = gpu_steps.places(compiled), {}
     for span, own in zip(spans, gpu_steps.own_times(spans), strict=True):
         operation = span.get("args", {}).get("hlo_op", span["name"])
         part = part_of(places.get(operation, ""))
-        found[part] = found.get(part, 0.0) + own / 1e3 / STEPS
-    return found
+        milliseconds[part] = milliseconds.get(part, 0.0) + own / 1e3 / STEPS
+    return milliseconds
 
 
 def main() -> None:

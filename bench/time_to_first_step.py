@@ -89,10 +89,10 @@ def run(flags: list[str], folder: str, cache: str) -> dict[str, float]:
             text=True,
             env={**os.environ, **settings},
         )
-    found = re.findall(r"^PARTS (.*)$", done.stdout, re.MULTILINE)
-    if done.returncode or not found:
+    parts = re.findall(r"^PARTS (.*)$", done.stdout, re.MULTILINE)
+    if done.returncode or not parts:
         sys.exit(f"the run failed:\n{done.stdout[-800:]}\n{done.stderr[-1600:]}")
-    return json.loads(found[0])
+    return json.loads(parts[0])
 
 
 # --- what to run -------------------------------------------------------------------
@@ -139,20 +139,20 @@ def on_device(view: str) -> str:
 def measure(options, flags: list[str], folder: str) -> dict:
     """{(a name of SCAN, "cold" or "warm"): the parts of each round}."""
     names = options.only.split(",")
-    found = {(name, cache): [] for name in names for cache in ("cold", "warm")}
+    runs_of = {(name, cache): [] for name in names for cache in ("cold", "warm")}
     for _ in range(options.rounds):
         for name in names:
             with tempfile.TemporaryDirectory(dir=folder) as cache:
                 mine = [*flags, f"--config.model.encoder.scan={SCAN[name]}"]
                 for state in ("cold", "warm"):
-                    found[name, state].append(run(mine, folder, cache))
-    return found
+                    runs_of[name, state].append(run(mine, folder, cache))
+    return runs_of
 
 
 # --- the report --------------------------------------------------------------------
 
 
-def rows_of(found: dict) -> list[dict]:
+def rows_of(runs_of: dict) -> list[dict]:
     """A line of the table for each way to run."""
     return [
         {
@@ -161,7 +161,7 @@ def rows_of(found: dict) -> list[dict]:
             **{f"{p}_s": statistics.median(r[p] for r in runs) for p in PARTS},
             "rounds": runs,
         }
-        for (layers, cache), runs in found.items()
+        for (layers, cache), runs in runs_of.items()
     ]
 
 
@@ -197,8 +197,8 @@ def main() -> None:
         parser.error(f"--only: {', '.join(wrong)} is not among {', '.join(SCAN)}")
     with tempfile.TemporaryDirectory(prefix="mixjax-bench-") as folder:
         flags = recipe_flags(options, changes, folder)
-        found = measure(options, flags, folder)
-    rows = rows_of(found)
+        runs_of = measure(options, flags, folder)
+    rows = rows_of(runs_of)
     report(options, rows)
     record.write(options.json, rows, flags=changes)
 

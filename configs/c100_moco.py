@@ -1,8 +1,8 @@
 """MoCo on CIFAR-100 with a ResNet-18, alone or with a mixture.
 
     python -m mixjax.main --config=configs/c100_moco.py --workdir=...
-    variants: :symmetric=1, :mixture=unmix (mixmask, both, erase), :branches=both,
-    :epochs=
+    variants: :symmetric=1, :mixture=unmix (or another, docs/mixtures.md),
+    :branches=both, :epochs=
 
 Un-Mix's README, kNN (k = 200, T = 0.1), 1000 epochs: asymmetric 63.64, with Un-Mix
 67.33; symmetric 65.49 and 68.83. MixMask, table 5, symmetric: 65.67, Un-Mix 68.62,

@@ -1,7 +1,7 @@
 """SwAV on CIFAR-10, alone or with a mixture.
 
     python -m mixjax.main --config=configs/c10_swav.py --workdir=...
-    variants: :mixture=unmix (mixmask, both, erase), :branches=both, :epochs=
+    variants: :mixture=unmix (or another, docs/mixtures.md), :branches=both, :epochs=
 
 Un-Mix's README, linear, 200/400/600/800/1000 epochs: 84.9 88.8 90.1 90.8 91.5; with
 Un-Mix 86.8 90.4 92.0 92.5 93.0. One GPU, some hours. The network is one of bottleneck

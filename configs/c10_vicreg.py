@@ -1,7 +1,7 @@
 """VICReg on CIFAR-10 with a ResNet-18, alone or with a mixture; no paper here has it.
 
     python -m mixjax.main --config=configs/c10_vicreg.py --workdir=...
-    variants: :mixture=unmix (mixmask, both, erase), :branches=both, :epochs=
+    variants: :mixture=unmix (or another, docs/mixtures.md), :branches=both, :epochs=
 
 In the frame of the SimCLR recipe, with VICReg's weights and an expander of 2048.
 """

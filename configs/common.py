@@ -33,6 +33,35 @@ def arguments(text: str, **defaults) -> ConfigDict:
     return ConfigDict(chosen)
 
 
+def parts_of(text: str, *prefixes: str) -> tuple[str, dict[str, dict]]:
+    """Takes "PREFIX.FIELD=VALUE" out of a recipe's argument: (rest, {prefix: fields}).
+
+    "epochs=9,encoder.depths=3-3-9" with the prefix "encoder" gives "epochs=9" and
+    {"encoder": {"depths": (3, 3, 9)}}; see value_of.
+    """
+    rest, fields = [], {prefix: {} for prefix in prefixes}
+    for pair in filter(None, (text or "").split(",")):
+        prefix, dot, name = pair.partition("=")[0].partition(".")
+        if dot and prefix in fields:
+            fields[prefix][name] = value_of(pair.partition("=")[2])
+        else:
+            rest.append(pair)
+    return ",".join(rest), fields
+
+
+def value_of(text: str) -> bool | int | float | tuple | str:
+    """A field's value as it is written: 3, .5, true, 3-3-9 for (3, 3, 9), else text."""
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    numbers = tuple(map(value_of, text.split("-"))) if "-" in text else ()
+    return numbers if numbers and not any(isinstance(n, str) for n in numbers) else text
+
+
 def choice(variant: str, value: str, known: dict):
     """known[value]; ValueError names an unknown value of a variant, and the nearest."""
     if value not in known:
@@ -147,6 +176,26 @@ def embedding(every_epochs: float) -> ConfigDict:
     return c
 
 
+def mixup_cutmix(mixup: float, cutmix: float, chunk: int) -> ConfigDict:
+    """Mixup and CutMix as DeiT and MAE mix; chunk: consecutive images with one lam."""
+    c = ConfigDict()
+    c.name = "mixup_cutmix"
+    c.mixup, c.cutmix = mixup, cutmix
+    c.probability, c.switch = 1.0, 0.5
+    c.mode = "batch"
+    c.chunk = chunk
+    return c
+
+
+def mixture(name: str, fields: dict, *, shared: bool, groups: int) -> ConfigDict:
+    """A mixture that recipes know by its name alone, a file of mixjax/mixtures.
+
+    fields: those that it has beside the common ones, or instead of their values here.
+    """
+    section = dict(name=name, permutation="reverse", shared=shared, groups=groups)
+    return ConfigDict(section | fields)
+
+
 VIT_SIZES = {  # width, depth, heads
     "Ti": (192, 12, 3),
     "S": (384, 12, 6),
@@ -226,6 +275,27 @@ def resnet(depth: int, image_size: tuple[int, int], stem: str) -> ConfigDict:
     c.zero_init = False
     c.remat = "none"
     return c
+
+
+def encoder(name: str, image_size: tuple[int, int], fields: dict) -> ConfigDict:
+    """A backbone for images of a size by its name, a file of mixjax/models.
+
+    fields: of its section. Those that are not among them are, for the backbones that
+    are known here, the ones of a small network; any other backbone needs all of them.
+    """
+    small = image_size[0] <= 64
+    known = {
+        "vit": lambda: vit("Ti" if small else "S", image_size, 4 if small else 16),
+        "beit": lambda: beit("Ti" if small else "S", image_size, 4 if small else 16),
+        "swin": lambda: swin("Ti", image_size, 4 if small else 7),
+        "resnet": lambda: resnet(18, image_size, "cifar" if small else "imagenet"),
+    }
+    section = dict(name=name, image_size=image_size, channels=3)
+    if name in known:
+        section = known[name]().to_dict()
+    if "drop_path" in section:
+        section["drop_path"] = 0.0  # siamese methods draw nothing for it
+    return ConfigDict(section | fields)
 
 
 def norm(groups: int) -> ConfigDict:

@@ -2,7 +2,8 @@
 
     python -m mixjax.main --config=configs/finetune_simmim_vitb.py \
         --config.init_from=WORKDIR_OF_A_PRE_TRAINING_RUN --workdir=...
-    variants: :epochs=100, :decay=0.65
+    variants: :epochs=100, :decay=0.65,
+    :mixture=mixup_cutmix (none, or another of mixjax/mixtures)
 
 Expected: 83.8. Every block gets a copy of the one table of position biases.
 Departures: bfloat16 instead of float16; start and end of the rate decay with the layer,
@@ -13,6 +14,7 @@ from configs import common, supervised
 
 
 def get_config(arg=""):
-    v = common.arguments(arg, epochs=100, decay=0.65)
+    v, fields = supervised.variants(arg, epochs=100, decay=0.65)
     encoder = common.beit("B", (224, 224), 16)
-    return supervised.finetune_simmim(encoder, 224, v.epochs, v.decay)
+    c = supervised.finetune_simmim(encoder, 224, v.epochs, v.decay)
+    return supervised.mix(c, v.mixture, fields["mixture"])

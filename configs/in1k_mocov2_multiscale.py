@@ -1,7 +1,7 @@
 """Un-Mix's multi-scale MoCo v2 on ImageNet-1K, in our own form.
 
     python -m mixjax.main --config=configs/in1k_mocov2_multiscale.py --workdir=...
-    variants: :mixture=mixmask (unmix, both, erase, none), :branches=both, :epochs=
+    variants: :mixture=mixmask (or another, docs/mixtures.md), :branches=both, :epochs=
 
 Un-Mix, table 4, linear, 200 epochs: 69.8 against 68.6 at one scale; how is not said, so
 this is no reproduction. Each step draws one of three resolutions, each with its queue.

@@ -1,18 +1,22 @@
 """What the recipes of siamese methods share: data sets, frameworks and mixtures.
 
-A recipe is a data set, a framework, which says everything but the pictures, and a
+A recipe is a data set, a framework, which decides everything but the images, and a
 mixture. Variants of every recipe here:
 
-    mixture=   none, unmix, mixmask, both (Un-Mix by reversal and MixMask by a random
-               permutation, MixMask's MixMask*) or erase
-    ratio=     what masks keep of the own image: .5, or drawn anew each time: .25-.75
+    mixture=   none, both (Un-Mix by reversal and MixMask by a random permutation,
+               MixMask's MixMask*), or one file of mixjax/mixtures by its name
+    mixture.FIELD=   a field of that mixture; required where it is not set here
+    ratio=     the share of the own image that masks keep: .5, or drawn: .25-.75
     branches=  both: the mixtures of two views against each other (Un-Mix, equation 4)
+    encoder=   a backbone instead of the recipe's own, a file of mixjax/models
+    encoder.FIELD=   a field of the backbone
 """
 
 from configs import common
 from configs.common import ConfigDict
 
 MIXTURES = dict(mixture="none", ratio=".5", branches="one")
+PARTS = ("mixture", "encoder")  # variants with fields of their own
 JITTER = "jitter(.4, .4, .4, .1, p=.8)"
 CIFAR10 = "normalize((.4914, .4822, .4465), (.2023, .1994, .2010))"
 IMAGENET = "normalize"
@@ -325,22 +329,28 @@ def swav_imagenet(epochs: float) -> ConfigDict:
 
 
 def mix(
-    c: ConfigDict, variant: ConfigDict, *, grid: int, probability: float
+    c: ConfigDict,
+    variant: ConfigDict,
+    *,
+    grid: int,
+    probability: float,
+    fields: dict | None = None,
 ) -> ConfigDict:
     """Adds the mixture that a recipe's variants name.
 
     grid: cells of MixMask's masks along a side, discrete if 2; 8 is ImageNet, where
     pairs are formed within each of 8 GPUs. probability: of Mixup in Un-Mix alone;
-    beside MixMask it is 0.5 for every set (MixMask, table 3).
+    beside MixMask it is 0.5 for every set (MixMask, table 3). fields: of the mixture,
+    beside or instead of these.
     """
-    m = c.method
-    # Every GPU had a draw of its own, but for SwAV, whose code seeds all alike.
+    m, name, fields = c.method, variant.mixture, fields or {}
+    # Every GPU drew for itself, but for SwAV, whose code seeds all alike.
     local = dict(shared=m.objective.name == "swav", groups=8 if grid == 8 else 1)
     masks = dict(grid=grid, kind="discrete" if grid == 2 else "block")
     masks["ratio"] = kept(variant.ratio)
     unmix = dict(name="unmix", gamma=1.0, permutation="reverse", **local)
     mixmask = dict(name="mixmask", permutation="reverse", **masks, **local)
-    sections = {
+    known = {
         "none": {},
         "unmix": {"unmix": unmix | {"probability": probability}},
         "mixmask": {"mixmask": mixmask},
@@ -349,10 +359,35 @@ def mix(
             "mixmask": mixmask | {"permutation": "random"},
         },
         "erase": {"erase": dict(name="erase", fill="zero", **masks, **local)},
+        "mixup_cutmix": {"mixup_cutmix": common.mixup_cutmix(0.8, 1.0, chunk=32)},
     }
-    m.mixtures = ConfigDict(common.choice("mixture", variant.mixture, sections))
+    if fields and name in ("none", "both"):
+        raise ValueError(f"mixture={name} has no fields, so mixture.FIELD has no place")
+    if name in known:
+        sections = known[name]
+        if fields:
+            sections = {name: ConfigDict(dict(sections[name]) | fields)}
+    else:
+        sections = {name: common.mixture(name, fields, **local)}
+    m.mixtures = ConfigDict(sections)
     common.choice("branches", variant.branches, {"one": 1, "both": 2})
     m.pairing.branches = variant.branches
+    return c
+
+
+def swap(c: ConfigDict, name: str, fields: dict) -> ConfigDict:
+    """Gives a recipe another backbone, or fields of its own one other values.
+
+    Projector, teacher and optimizer stay: they follow from what the backbone returns.
+    """
+    old = c.model.encoder
+    if name:
+        c.model.encoder = common.encoder(name, old.image_size, fields)
+    if name == "vit":  # which has attention maps instead of a map of its last stage
+        c.evals.attention = common.attention(c.evals.activation.every_epochs)
+        del c.evals.activation
+    if fields and not name:
+        c.model.encoder = ConfigDict(old.to_dict() | fields)
     return c
 
 
@@ -370,15 +405,19 @@ GRIDS = {"c10": 2, "c100": 2, "stl": 4, "tiny": 4}
 
 def recipe(framework, name: str, arg: str, *, epochs: int, **variants) -> ConfigDict:
     """A recipe of a small set: framework(name, epochs, **variants), and a mixture."""
-    chosen = common.arguments(arg, epochs=epochs, **variants, **MIXTURES)
-    own = {key: chosen[key] for key in variants}
-    c = framework(name, float(chosen.epochs), **own)
-    return mix(c, chosen, grid=GRIDS[name], probability=0.5)
+    make = lambda **fields: framework(name, **fields)
+    return assemble(make, arg, epochs, variants, grid=GRIDS[name], probability=0.5)
 
 
 def large(framework, arg: str, *, epochs: int, **variants) -> ConfigDict:
     """A recipe of ImageNet-1K: framework(epochs, **variants), and a mixture."""
-    chosen = common.arguments(arg, epochs=epochs, **variants, **MIXTURES)
-    own = {key: chosen[key] for key in variants}
-    c = framework(epochs=float(chosen.epochs), **own)
-    return mix(c, chosen, grid=8, probability=0.0)
+    return assemble(framework, arg, epochs, variants, grid=8, probability=0.0)
+
+
+def assemble(framework, arg, epochs, variants, **settings) -> ConfigDict:
+    """A framework in the variants of `arg`, its encoder and its mixture."""
+    arg, fields = common.parts_of(arg, *PARTS)
+    chosen = common.arguments(arg, epochs=epochs, encoder="", **variants, **MIXTURES)
+    c = framework(epochs=float(chosen.epochs), **{key: chosen[key] for key in variants})
+    swap(c, chosen.encoder, fields["encoder"])
+    return mix(c, chosen, fields=fields["mixture"], **settings)

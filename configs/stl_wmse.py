@@ -1,7 +1,8 @@
 """W-MSE on STL-10 with a ResNet-18, 2 or 4 views, alone or with a mixture.
 
     python -m mixjax.main --config=configs/stl_wmse.py --workdir=...
-    variants: :views=4, :mixture=unmix (mixmask, both, erase), :branches=both, :epochs=
+    variants: :views=4, :mixture=unmix (or another, docs/mixtures.md), :branches=both,
+    :epochs=
 
 Un-Mix, table 3, linear, 2000 epochs: W-MSE 2 90.36, with Un-Mix 92.21; 5-nn 87.10 and
 88.88; W-MSE 4 91.75, with Un-Mix 91.96; 5-nn 88.59 and 88.71. HTDT's recipe. One GPU,

@@ -23,13 +23,30 @@ def classify(protocol: str, every_epochs: float) -> ConfigDict:
     return c
 
 
-def mixture(mixup: float, cutmix: float, chunk: int) -> ConfigDict:
-    """Mixup and CutMix as DeiT and MAE mix; chunk: pictures with one lambda."""
-    c = ConfigDict()
-    c.mixup, c.cutmix = mixup, cutmix
-    c.probability, c.switch = 1.0, 0.5
-    c.mode = "batch"
-    c.chunk = chunk
+def variants(arg: str, **defaults) -> tuple[ConfigDict, dict[str, dict]]:
+    """The variants of a recipe's argument, and {"mixture", "encoder"}: their fields.
+
+    mixture=NAME is a file of mixjax/mixtures instead of the recipe's own, or "none".
+    Only a recipe whose defaults name an encoder has fields of it.
+    """
+    parts = [part for part in siamese.PARTS if part in ("mixture", *defaults)]
+    text, fields = common.parts_of(arg, *parts)
+    return common.arguments(text, mixture="", **defaults), fields
+
+
+def mix(c: ConfigDict, name: str, fields: dict) -> ConfigDict:
+    """Changes the mixture of a recipe of fine-tuning, or its fields; "": as it is.
+
+    "1" and "0" are the recipe's own and none.
+    """
+    if name in ("none", "0"):
+        c.method.mixture = ConfigDict()
+    elif name == "mixup_cutmix":
+        c.method.mixture = common.mixup_cutmix(0.8, 1.0, chunk=32)
+    elif name not in ("", "1"):
+        c.method.mixture = common.mixture(name, fields, shared=False, groups=1)
+    if fields:
+        c.method.mixture = ConfigDict(c.method.mixture.to_dict() | fields)
     return c
 
 
@@ -84,18 +101,23 @@ def finetune(
 
 
 def tuned(c: ConfigDict, encoder: ConfigDict, classes: int, layer_decay: float) -> None:
-    """Model, method and optimizer of MAE's fine-tuning."""
+    """Model, method and optimizer of MAE's fine-tuning.
+
+    The encoder's section has `depth`, the number of its blocks, or `depths`, those of
+    each stage: the learning rate falls from block to block.
+    """
     c.model.encoder = encoder
-    if encoder.name != "swin":  # whose features are a mean after the norm as it is
+    if "pool" in encoder:  # of others the features are a mean after the norm anyhow
         encoder.pool = "mean_norm"
-    if encoder.name == "vit":
+    if "position" in encoder:
         encoder.position = "learned"
     c.model.classifier = common.classifier(classes, 2e-5, feature_norm=False)
-    c.method = method("trained", 0.1, mixture(0.8, 1.0, chunk=32))
+    c.method = method("trained", 0.1, common.mixup_cutmix(0.8, 1.0, chunk=32))
     c.optim = common.adamw(b2=0.999, weight_decay=0.05)
     tokens = {"swin": "relative_bias", "beit": "cls_token", "vit": "(pos|cls)_"}
-    c.optim.decay_exempt = (tokens[encoder.name],)
-    depths = encoder.depths if encoder.name == "swin" else (encoder.depth,)
+    if encoder.name in tokens:
+        c.optim.decay_exempt = (tokens[encoder.name],)
+    depths = encoder.depths if "depths" in encoder else (encoder.depth,)
     c.optim.layer_decay, c.optim.layers = layer_decay, tuple(depths)
 
 
@@ -182,10 +204,13 @@ def lowshot_resnet(share: int) -> ConfigDict:
 # --- small sets ----------------------------------------------------------------------
 
 
-def small(name: str, encoder: str, protocol: str, batch: int) -> ConfigDict:
+def small(
+    name: str, encoder: str, protocol: str, batch: int, fields: dict
+) -> ConfigDict:
     """CIFAR, STL-10 or Tiny-ImageNet and the encoder of a recipe for them.
 
-    encoder: vit (as mae_cifar has it), resnet18, or swav (its own of bottlenecks).
+    encoder: vit (as mae_cifar has it), resnet18, swav (its own of bottlenecks), or a
+    file of mixjax/models. fields: of its section.
     """
     classes = common.choice("data", name, SMALL)
     crop = "crop(SIZE, scale=(.2, 1))" if encoder == "vit" else "crop(SIZE)"
@@ -194,14 +219,14 @@ def small(name: str, encoder: str, protocol: str, batch: int) -> ConfigDict:
         c.data.split = "train"
     c.data.views = c.data.views[:1]
     side = c.model.encoder.image_size
-    makers = {
-        "resnet18": lambda: c.model.encoder,
-        "swav": lambda: common.resnet(26, side, "swav"),
-        "vit": lambda: pooled(common.vit("Ti", side, 4)),
-    }
-    c.model.encoder = common.choice("encoder", encoder, makers)()
-    if encoder == "vit":
+    if encoder == "swav":
+        c.model.encoder = common.resnet(26, side, "swav")
+    elif encoder == "vit":
+        c.model.encoder = pooled(common.vit("Ti", side, 4))
         del c.model.norm
+    elif encoder != "resnet18":  # which the frame has
+        c.model.encoder = common.encoder(encoder, side, {})
+    siamese.swap(c, "", fields)
     c.model.classifier = common.classifier(classes, 0.01, feature_norm=False)
     scored(c, protocol)
     for section in c.evals.values():
@@ -215,14 +240,14 @@ def pooled(encoder: ConfigDict) -> ConfigDict:
     return encoder
 
 
-def linear_small(name: str, encoder: str) -> ConfigDict:
+def linear_small(name: str, encoder: str, fields: dict) -> ConfigDict:
     """A linear probe on pictures that are cropped and flipped.
 
     As SwAV's CIFAR code has it: SGD, 0.3, a cosine in epochs; of a ViT with the batch
     norm of MAE's probe. MAE's LARS is made for batches of 16384: with small ones the
     classifier hardly moves.
     """
-    c = small(name, encoder, "linear", batch=32)
+    c = small(name, encoder, "linear", 32, fields)
     known = siamese.SETS[name]
     if encoder == "swav":  # that code has other deviations here than in pre-training
         own = "normalize((.4914, .4822, .4465), (.2470, .2435, .2616))"
@@ -238,19 +263,22 @@ def linear_small(name: str, encoder: str) -> ConfigDict:
     return linear(c)
 
 
-def finetune_small(name: str, encoder: str, strong: bool, protocol: str) -> ConfigDict:
+def finetune_small(
+    name: str, encoder: str, strong: bool, protocol: str, fields: dict
+) -> ConfigDict:
     """Fine-tuning at CIFAR size; ours. strong: MAE's augmentation and mixtures.
 
-    A ViT as in MAE's code, a ResNet with SGD and a head that is 20 times as fast, as in
-    SwAV's semi-supervised evaluation.
+    An encoder with `depth` or `depths` as a ViT in MAE's code; a ResNet with SGD and a
+    head that is 20 times as fast, as in SwAV's semi-supervised evaluation.
     """
-    c = small(name, encoder, protocol, batch=128)
-    if encoder == "vit":
-        c.model.encoder.drop_path = 0.1
+    c = small(name, encoder, protocol, 128, fields)
+    if "depth" in c.model.encoder or "depths" in c.model.encoder:
+        if "drop_path" in c.model.encoder:
+            c.model.encoder.drop_path = 0.1
         tuned(c, c.model.encoder, c.model.classifier.classes, 0.75)
         c.schedule = common.warmup_cosine(1e-3, "batch/256", warmup_epochs=5.0)
     else:
-        c.method = method("trained", 0.1, mixture(0.8, 1.0, chunk=32))
+        c.method = method("trained", 0.1, common.mixup_cutmix(0.8, 1.0, chunk=32))
         c.optim = common.sgd(5e-4)
         c.optim.lr_rules = (("^classifier/", 20.0),)
         c.schedule = common.warmup_cosine(0.01, "batch/256", warmup_epochs=0.0)

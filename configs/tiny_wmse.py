@@ -1,7 +1,8 @@
 """W-MSE on Tiny-ImageNet with a ResNet-18, 2 or 4 views, alone or with a mixture.
 
     python -m mixjax.main --config=configs/tiny_wmse.py --workdir=...
-    variants: :views=4, :mixture=unmix (mixmask, both, erase), :branches=both, :epochs=
+    variants: :views=4, :mixture=unmix (or another, docs/mixtures.md), :branches=both,
+    :epochs=
 
 Un-Mix, table 3, linear, 1000 epochs: W-MSE 2 48.20, with Un-Mix 51.33; 5-nn 34.16 and
 36.78; W-MSE 4 49.22, with Un-Mix 50.67; 5-nn 35.44 and 36.13. HTDT's recipe. One GPU,

@@ -17,11 +17,11 @@ from support import dense_pictures, small_dense_recipes
 BATCH, STEPS, CLASSES = 32, 4, 10
 SIDES, COUNTS = (32, 64), {"train": 400, "test": 80}
 TRANSFORMER = {"width": 32, "depth": 2, "heads": 2}
-ENCODERS = {
-    "vit": TRANSFORMER,
-    "beit": TRANSFORMER,
-    "swin": {"width": 16, "depths": (1, 1, 2, 1), "heads": (1, 2, 4, 8), "window": 2},
-    "resnet": {"layers": (1, 1, 1, 1), "widths": (8, 16, 32, 64), "stem_width": 8},
+STAGES = {  # of a backbone with stages, for as many as it has
+    "depths": (1, 1, 2, 1),
+    "layers": (1, 1, 1, 1),
+    "heads": (1, 2, 4, 8),
+    "widths": (8, 16, 32, 64),
 }
 FIELDS = {  # of any recipe that has them
     "batch": BATCH,
@@ -54,6 +54,17 @@ SCENES = {  # data.source -> folder, split and classes of dense_sets.py
 SIZED = r"\b(crop|center|resize|decode_crop|decode_center)\((\d+)(, resize_to=(\d+))?"
 
 
+def small_encoder(encoder) -> dict:
+    """{field of any encoder's section: a small value}."""
+    staged = any(isinstance(encoder.get(name), tuple) for name in STAGES)
+    sizes = TRANSFORMER | {"width": 16 if staged else 32, "window": 2, "stem_width": 8}
+    small = {k: v for k, v in sizes.items() if k in encoder}
+    for name, values in STAGES.items():
+        if isinstance(encoder.get(name), tuple):
+            small[name] = values[: len(encoder[name])]
+    return small
+
+
 def fields(config, folder: Path) -> dict:
     """{field: value} that make a recipe small, with pictures from folder/<side>.
 
@@ -63,7 +74,7 @@ def fields(config, folder: Path) -> dict:
         return dense_fields(config, folder)
     encoder, old = config.model.encoder, flat(config.to_dict())
     was = encoder.image_size[0]
-    wide = encoder.name in ("vit", "beit", "swin") and was > 64
+    wide = "patch" in encoder and was > 64
     stored = min(was, SIDES[wide])
     side = stored // encoder.get("patch", 1) * encoder.get("patch", 1)
 
@@ -79,7 +90,7 @@ def fields(config, folder: Path) -> dict:
         return re.sub(SIZED, sized, text)
 
     kind = "npz" if config.data.on_device else "folder"
-    wanted = {f"model.encoder.{k}": v for k, v in ENCODERS[encoder.name].items()}
+    wanted = {f"model.encoder.{k}": v for k, v in small_encoder(encoder).items()}
     source = folder / kind / (f"{stored}.npz" if kind == "npz" else str(stored))
     wanted |= FIELDS | {
         "data.source": f"{kind}:{source}",

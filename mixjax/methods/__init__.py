@@ -8,5 +8,5 @@ from mixjax.state import Clock, Method, Network
 
 def make(config: Mapping, network: Network, *, clock: Clock) -> Method:
     """Builds the method of config.method; UsageError names a field that is wrong."""
-    method = load(__name__, config["name"], "method.name").make
-    return call("method", method, config, network=network, clock=clock)
+    make_method = load(__name__, config["name"], "method.name").make
+    return call("method", make_method, config, network=network, clock=clock)

@@ -55,16 +55,9 @@ PURPOSE = 1 << 30  # keeps the keys here apart from those of views
 def regrouped(sections: Mapping, batch: int) -> dict:
     """Sections of mixtures for a few pictures to look at.
 
-    In as many groups as recipes have an image might be its own partner: here every
-    group has two at least, as far as `batch` has them.
+    See mixtures.for_few.
     """
-
-    def fit(fields):
-        fits = [g for g in range(1, batch // 2 + 1) if batch % g == 0]
-        groups = max((g for g in fits if g <= fields["groups"]), default=1)
-        return {**fields, "groups": groups}
-
-    return {k: fit(v) if "groups" in v else v for k, v in sections.items()}
+    return {k: image_mixtures.for_few(v, batch) for k, v in sections.items()}
 
 
 def panels(name: str, mixed: Mixed, weighted: bool) -> dict:

@@ -1,39 +1,47 @@
-"""Supervised training of an encoder and a linear classifier: what features are worth.
+"""Supervised training of an encoder and a linear classifier, to measure features.
 
     z    = encoder(x)
     p    = classifier(z)
-    loss = cross-entropy(p, y), y smoothed and mixed                 fine-tuning
-    loss = cross-entropy(p, y), the encoder as it is                 linear probing
+    loss = cross-entropy(p, y), y smoothed and mixed             fine-tuning
+    loss = cross-entropy(p, y), the encoder in evaluation mode   linear probing
 
-Fine-tuning as in MAE's code (He et al., 2022, appendix A.1; DeiT's recipe): the rate
-falls from layer to layer (optim.layer_decay), pictures are mixed in chunks (Mixup and
-CutMix, mixtures/labelled.py). Linear probing as in MAE's (appendix A.2) and MoCo's
-code: the encoder runs as in evaluation, so its batch statistics stay what they are, and
-it gets no gradient; the recipe's optimizer leaves it alone (optim.lr_rules). A few
-labels are a matter of data.split. Where pictures have several labels each class is a
-decision of its own.
+Fine-tuning follows MAE's code (He et al., 2022, appendix A.1; DeiT's recipe): the
+learning rate falls from layer to layer (optim.layer_decay), and images are mixed
+(Mixup and CutMix, mixtures/mixup_cutmix.py, or any other image mixture). Linear probing
+follows MAE's (appendix A.2) and MoCo's code: the encoder runs as in evaluation, so its
+batch statistics do not change, and it gets no gradient; the recipe's optimizer does not
+touch it (optim.lr_rules). data.split chooses the share of labels. With several labels
+per image each class is a decision of its own.
 
 Departures: none known.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from mixjax.config.registry import call
+from mixjax import mixtures
 from mixjax.errors import UsageError, check_name
-from mixjax.mixtures import labelled
+from mixjax.mixtures import pairs
 from mixjax.objectives import classification
-from mixjax.state import Aux, Method, Network, Variables
+from mixjax.sharding import sub_batches
+from mixjax.state import Array, Aux, Method, Mixed, Network, Variables
 
 LOSSES = ("softmax", "sigmoid")
+# Runs older than the field `name` of a mixture record none: there was no other mixture.
+FIRST_MIXTURE = {"name": "mixup_cutmix"}
 
 
-def fitting(chunk: int, batch: int) -> int:
-    """The largest even chunk for a few pictures to look at, 2 at least."""
-    fits = [c for c in range(2, min(chunk, batch) + 1, 2) if batch % c == 0]
-    return max(fits, default=2)
+class Settings(NamedTuple):
+    """What the functions below need beside their arrays."""
+
+    network: Network
+    trained: bool  # whether the encoder is
+    several: bool  # labels per image, each class on its own
+    smoothing: float
+    mix: Callable | None  # see mixtures.make_one
 
 
 def make(
@@ -46,9 +54,10 @@ def make(
 ) -> Method:
     """A classifier on top of an encoder.
 
-    trunk: "trained" or "frozen". loss: "softmax" of one label per picture, or "sigmoid"
-    of several, with neither smoothing nor mixture. mixture: the fields of
-    mixtures/labelled.py, or {} for pictures as they are.
+    trunk: "trained" or "frozen". loss: "softmax" for one label per image, or "sigmoid"
+    for several, with neither smoothing nor mixture. mixture: a section with the name
+    and the fields of an image mixture (mixjax/mixtures), or {} for images as they are.
+    A section without a name is one of mixup_cutmix, as earlier runs recorded it.
     """
     check_name("method.trunk", trunk, ["trained", "frozen"])
     check_name("method.loss", loss, LOSSES)
@@ -59,69 +68,94 @@ def make(
     several = loss == "sigmoid"
     if several and (mixture or smoothing):
         raise UsageError(
-            "method.loss='sigmoid' takes pictures and labels as they are: set "
+            "method.loss='sigmoid' takes images and labels as they are: set "
             "method.smoothing=0 and method.mixture={}."
         )
-    mix = call("method.mixture", labelled.make, mixture) if mixture else None
-    heads = [name for name in network.parts if name != "encoder"]
+    section = {**FIRST_MIXTURE, **mixture} if mixture else {}
+    mix = mixtures.make_one("method.mixture", section) if section else None
+    settings = Settings(network, trunk == "trained", several, smoothing, mix)
 
     def init(rng, batch):
         params, stats = network.init(rng, batch["views"][0])
         return Variables(params, stats, teacher={}, memory={})
 
-    def blend(batch, rng):
-        """(pictures, their share of themselves [B] or None)."""
-        images = batch["views"][0]
-        if mix is None:
-            return images, None
-        return mix(rng, images, batch["index"])[:2]
-
-    def classify(params, stats, images, rng):
-        if trunk == "trained":
-            return network.apply(params, stats, images, train=True, rng=rng)
-        seen, _ = network.run(
-            params, stats, {"images": images}, ("encoder",), train=False
-        )
-        seen = jax.lax.stop_gradient({"features": seen["features"]})
-        return network.run(params, stats, seen, heads, train=True, rng=rng)
-
-    def compare(logits, labels, lam):
-        """The loss of every picture, [B]."""
-        if several:
-            return classification.binary_cross_entropy(logits, labels)
-        target = labelled.soft(labels, logits.shape[-1], smoothing)
-        if lam is not None:
-            other = labelled.partners(target, mixture["chunk"])
-            target = lam[:, None] * target + (1 - lam[:, None]) * other
-        return classification.soft_cross_entropy(logits, target)
-
-    def loss(params, state, batch, rng):
-        keys = jax.random.split(rng)
-        images, lam = blend(batch, keys[0])
-        outputs, stats = classify(params, state.stats, images, keys[1])
-        logits, labels = outputs["logits"], batch["label"]
-        metrics = {} if lam is None else {"lam": lam.mean()}
-        if not several:
-            # Of mixed pictures too, each taken for the one it is named after.
-            metrics["top1"] = 100 * classification.hits(logits, labels).mean()
-        return compare(logits, labels, lam).mean(), Aux(stats, {}, metrics)
-
-    def show(state, batch, rng):
-        images = batch["views"][0]
-        found = {"input": images}
-        if mix is not None and len(images) > 1:
-            chunk = fitting(mixture["chunk"], len(images))
-            few = call("method.mixture", labelled.make, {**mixture, "chunk": chunk})
-            mixed, _, mask = few(rng, images, batch["index"])
-            mask = jnp.broadcast_to(mask, images.shape)
-            found |= {"mixture": mixed, "mask": mask}
-        return found
-
     return Method(
         init=init,
-        loss=loss,
+        loss=lambda *args: total(settings, *args),
         update=lambda state, carry: state,
         features=lambda state, x: network.features(state.params, state.stats, x),
-        show=show,
-        together=1 if mix is None else mixture["chunk"],
+        show=lambda state, batch, rng: show(section, batch, rng),
+        together=mixtures.together(section) if section else 1,
     )
+
+
+def total(settings: Settings, params, state, batch, rng) -> tuple[Array, Aux]:
+    """The loss of a batch, and its metrics."""
+    keys = jax.random.split(rng)
+    images, labels, mixed = batch["views"][0], batch["label"], None
+    if settings.mix is not None:
+        # Of a mixture that makes several images of each (erase), the first.
+        mixed = settings.mix(keys[0], images, batch["index"])[0]
+        images = mixed.images
+    logits, stats = classify(settings, params, state.stats, images, keys[1])
+    metrics = {} if mixed is None else {"lam": mixed.lam.mean()}
+    if settings.several:
+        each = classification.binary_cross_entropy(logits, labels)  # [B]
+        return each.mean(), Aux(stats, {}, metrics)
+    # A mixed image counts as a hit if the label of the image itself comes out.
+    metrics["top1"] = 100 * classification.hits(logits, labels).mean()
+    target = soft(labels, logits.shape[-1], settings.smoothing)  # [B, classes]
+    if mixed is not None:
+        target = mix_targets(target, mixed)
+    each = classification.soft_cross_entropy(logits, target)  # [B]
+    return each.mean(), Aux(stats, {}, metrics)
+
+
+def classify(settings: Settings, params, stats, images, rng) -> tuple[Array, dict]:
+    """Logits [B, classes] in training, and the new batch statistics."""
+    network = settings.network
+    if settings.trained:
+        outputs, stats = network.apply(params, stats, images, train=True, rng=rng)
+        return outputs["logits"], stats
+    outputs, _ = network.run(
+        params, stats, {"images": images}, ("encoder",), train=False
+    )
+    features = jax.lax.stop_gradient({"features": outputs["features"]})
+    heads = [name for name in network.parts if name != "encoder"]
+    outputs, stats = network.run(params, stats, features, heads, train=True, rng=rng)
+    return outputs["logits"], stats
+
+
+def soft(labels: Array, classes: int, smoothing: float) -> Array:
+    """Labels [B] -> [B, classes]: smoothing / classes everywhere, the rest on top."""
+    hot = jax.nn.one_hot(labels, classes)
+    return hot * (1 - smoothing) + smoothing / classes
+
+
+def mix_targets(target: Array, mixed: Mixed) -> Array:
+    """lam y + (1 - lam) y': targets [B, classes], weighted as their images are.
+
+    Without a partner (erasing) all that is left to see is the image itself, and the
+    target stays as it is.
+    """
+    if mixed.partner is None:
+        return target
+    grouped = sub_batches.split(target, len(mixed.partner))  # [G, n, classes]
+    other = sub_batches.merge(pairs.take(grouped, mixed.partner))
+    return mixed.lam[:, None] * target + (1 - mixed.lam[:, None]) * other
+
+
+def show(section: Mapping, batch, rng) -> dict[str, Array]:
+    """The images of a few examples and, if they are mixed, mixtures and masks."""
+    images = batch["views"][0]
+    panels = {"input": images}
+    if section and len(images) > 1:
+        few = mixtures.for_few(section, len(images))
+        mixed = mixtures.make_one("method.mixture", few)(rng, images, batch["index"])[0]
+        # The masks of groups [G, H, W, 1], one for each of their images.
+        mask = jnp.repeat(mixed.mask, len(images) // len(mixed.mask), axis=0)
+        panels |= {
+            "mixture": mixed.images,
+            "mask": jnp.broadcast_to(mask, images.shape),
+        }
+    return panels

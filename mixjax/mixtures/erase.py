@@ -1,10 +1,10 @@
-"""Erasing instead of mixing: MixMask's masks, filled with nothing.
+"""Erasing instead of mixing: the hidden part of MixMask's masks has no partner.
 
-Source: the comparison of Vishniakov et al., "MixMask", 2022, table 4. There is no code
-and the second image is not defined; here the two are complements of each other:
+Source: the comparison in Vishniakov et al., "MixMask", 2022, table 4. No code was
+published and the paper does not define the second image; here the two are complements:
 M * x + (1 - M) * fill with lam, and (1 - M) * x + M * fill with 1 - lam. Both belong
-to x, so there is no partner and no reverse order. Call it erasing, not MSCN (Jing et
-al., 2022), which is more than this.
+to x, so there is no partner and no reverse order. This is erasing alone; MSCN (Jing et
+al., 2022) does more.
 """
 
 from collections.abc import Callable
@@ -55,7 +55,7 @@ def make(
 
 def erase(images: Array, mask: Array, fill: Array) -> Mixed:
     """images [B, H, W, C] by mask [G, H, W], the rest of fill [G, n, H, W, C] or []."""
-    own = pairs.split(images, len(mask))
-    erased = pairs.blend(own, mask, fill).astype(images.dtype)
-    lam = pairs.per_image(mask.mean(axis=(1, 2)), own)
+    grouped = pairs.split(images, len(mask))  # [G, n, H, W, C]
+    erased = pairs.blend(grouped, mask, fill).astype(images.dtype)
+    lam = pairs.per_image(mask.mean(axis=(1, 2)), grouped)
     return Mixed(sub.merge(erased), lam, mask[..., None], None)

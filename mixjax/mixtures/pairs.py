@@ -1,4 +1,4 @@
-"""What the image mixtures share: groups of a batch, partners, and mixing by a mask.
+"""Shared by the image mixtures: groups of a batch, partners, and mixing by a mask.
 
 Pairs are formed inside a group of n consecutive images, a sub-batch
 (mixjax/sharding/sub_batches.py), which is what one GPU held in the papers. Each group
@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mixjax.errors import UsageError, check_name
 from mixjax.sharding import sub_batches as sub
@@ -22,7 +23,7 @@ PERMUTATIONS = ("reverse", "random")
 
 
 def check(permutation: str, groups: int) -> None:
-    """Raises UsageError for what no batch can be paired by."""
+    """Raises UsageError for an unknown permutation or less than one group."""
     check_name("mixture.permutation", permutation, PERMUTATIONS)
     check_groups(groups)
 
@@ -47,7 +48,7 @@ def split(images: Array, groups: int) -> Array:
 
 
 def each_group(rng: Array, draw: Callable, groups: int, shared: bool):
-    """What draw(key) returns, for every group: a leading axis [G, ...].
+    """The result of draw(key) for every group, with a leading axis [G, ...].
 
     Group g has the key fold_in(rng, g), whatever the number of groups; with `shared`
     there is one draw, with `rng` itself.
@@ -78,15 +79,16 @@ def mix(
     images: [B, H, W, C]; lam: [G]; mask: [G, H, W]; partner: [G, n], as drawn for
     `permutation`. Computed in float32, returned in the images' dtype.
     """
-    own = split(images, len(partner))  # [G, n, H, W, C]
+    grouped = split(images, len(partner))  # [G, n, H, W, C]
     # A flip is a copy in reverse, and cheaper than a gather by the same indices.
-    other = own[:, ::-1] if permutation == "reverse" else take(own, partner)
-    mixed = blend(own, mask, other).astype(images.dtype)
-    return Mixed(sub.merge(mixed), per_image(lam, own), mask[..., None], partner)
+    reverse = permutation == "reverse"
+    other = grouped[:, ::-1] if reverse else take(grouped, partner)
+    mixed = blend(grouped, mask, other).astype(images.dtype)
+    return Mixed(sub.merge(mixed), per_image(lam, grouped), mask[..., None], partner)
 
 
 def blend(own: Array, mask: Array, other: Array) -> Array:
-    """Own pixels by `mask` [G, H, W], the rest of `other`: [G, n, H, W, C]."""
+    """mask * own + (1 - mask) * other; mask [G, H, W], images [G, n, H, W, C]."""
     share = mask[:, None, :, :, None]  # [G, 1, H, W, 1]
     return share * own + (1 - share) * other
 
@@ -96,8 +98,14 @@ def per_image(lam: Array, own: Array) -> Array:
     return sub.merge(jnp.broadcast_to(lam[:, None], own.shape[:2]))
 
 
-def take(x: Array, order: Array) -> Array:
-    """x [G, n, ...], order [G, n] -> x[g, order[g, i]], inside each group."""
+def take(x: Array, order: Array | np.ndarray) -> Array:
+    """x [G, n, ...], order [G, n] -> x[g, order[g, i]], inside each group.
+
+    An order that is in reverse, and NumPy's, is a flip: a copy, cheaper than a gather.
+    """
+    if isinstance(order, np.ndarray):
+        if (order == np.arange(order.shape[1])[::-1]).all():
+            return x[:, ::-1]
 
     def one(x, order):
         index = order.reshape(-1, *(1 for _ in x.shape[1:]))

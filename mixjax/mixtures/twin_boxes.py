@@ -1,4 +1,4 @@
-"""Lam's mixtures: both views of a batch, each with a box that shows something else.
+"""Lam's mixtures: both views of a batch, each with a box cut from another image.
 
 Source: Lam, "Leveraging Image Mixtures for Unsupervised Detection Pre-training"
 (sections 3.2.1 and 3.2.2) and its code (p-lam/mix-ssl): the boxes of the two views
@@ -44,8 +44,8 @@ def boxes(*, gamma: float, groups: int) -> Callable:
 
 def cut(lam: Array, centre: Array, height: int, width: int) -> Cut:
     """For one box: [], [H, W]; see unmix.box."""
-    edges, own = unmix.box(lam, centre, height, width, widen=True)
-    return own, unmix.mask_of_box(edges, height, width)
+    edges, outside = unmix.box(lam, centre, height, width, widen=True)
+    return outside, unmix.mask_of_box(edges, height, width)
 
 
 def mix_views(x1: Array, x2: Array, first: Cut, second: Cut) -> tuple[Mixed, Mixed]:

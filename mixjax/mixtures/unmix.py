@@ -2,8 +2,8 @@
 
 Source: Shen et al., "Un-Mix", AAAI 2022, section 3, and its code (szq0214/Un-Mix):
 with probability P the group is mixed by Mixup, lam ~ Beta(gamma, gamma) as drawn,
-else by CutMix, where lam becomes the exact share of own pixels of the clipped box.
-P = 0 is CutMix alone. One draw a group, as one a GPU there; no departures.
+else by CutMix, where lam becomes the exact share of pixels outside the clipped box.
+P = 0 is CutMix alone. One draw per group, as one per GPU there. Departures: none.
 """
 
 from collections.abc import Callable
@@ -39,13 +39,13 @@ def make(
         def draw(key):
             mode, ratio, place, order = jax.random.split(key, 4)
             lam = draw_lam(ratio, gamma)
-            edges, own = box(
+            edges, outside = box(
                 lam, draw_centre(place, height, width), height, width, widen=False
             )
             mixup = jax.random.uniform(mode) < probability
             mask = jnp.where(mixup, lam, mask_of_box(edges, height, width))
             partner = pairs.draw_partner(order, n, permutation)
-            return jnp.where(mixup, lam, own), mask, partner
+            return jnp.where(mixup, lam, outside), mask, partner
 
         drawn = pairs.each_group(rng, draw, groups, shared)
         return (pairs.mix(images, *drawn, permutation),)
@@ -55,7 +55,7 @@ def make(
 
 def draw_lam(key: Array, gamma: float) -> Array:
     """[] float32 ~ Beta(gamma, gamma)."""
-    if gamma == 1:  # the same law without rejection, so without a loop
+    if gamma == 1:  # Beta(1, 1) is uniform; this needs no rejection loop
         return jax.random.uniform(key)
     return jax.random.beta(key, gamma, gamma)
 

@@ -1,10 +1,16 @@
 """Networks from configuration: a backbone and the parts on top of it.
 
 config.model holds `precision`, `norm` where parts have batch norms, and one section per
-part. The first to run is `encoder`, and `encoder.name` is a file of this folder; the
-others run in the order of PARTS, since a config has none of its own. Every part is a
-linen module called as part(outputs so far, train=..., **its inputs) -> more outputs,
-and none of linen leaves this folder: the rest of the project sees dicts of arrays.
+part. `encoder` runs first, and `encoder.name` is a file of this folder; the others run
+in the order of PARTS, since a config has no order of its own. Every part is a linen
+module called as part(outputs so far, train=..., **its inputs) -> more outputs, and no
+linen leaves this folder: the rest of the project sees dicts of arrays.
+
+A part's fields are those of its section. Beside them it gets, if it has a field of that
+name, `dtype` and `norm`, which are the same for all parts, and what the encoder's
+geometry implies, unless its section sets it: `grid`, `image_size`, `channels`, and
+`out`, the numbers of a patch's pixels. So a decoder whose target is not pixels has a
+field `out` in its section.
 """
 
 from collections.abc import Mapping
@@ -45,6 +51,7 @@ PARTS = {  # in the order in which they run
     "mask_head_3": detection_heads.MaskHead,
     "classifier": heads.Classifier,
     "pixel_head": heads.PixelHead,
+    "target_head": heads.TargetHead,
     "token_projector": projectors.TokenProjector,
     "variational": variational.Variational,
     "projector": projectors.Projector,
@@ -63,6 +70,7 @@ def make(config: Mapping) -> Network:
     if "norm" in config:
         norm = call("model.norm", norms.make, config["norm"])
     first = sections.pop("encoder")
+    check_shared("model.encoder", first)
     backbone = load(__name__, first["name"], "model.encoder.name").make
     encoder = call("model.encoder", backbone, first, dtype=dtype, norm=norm)
     geometry = Geometry(
@@ -76,14 +84,29 @@ def make(config: Mapping) -> Network:
     for name in sections:
         check_name("model part", name, PARTS)
     for name in [name for name in PARTS if name in sections]:
-        extra = dict(dtype=dtype, norm=norm, grid=geometry.grid)
-        extra["out"] = geometry.patch**2 * geometry.channels
-        extra |= dict(image_size=geometry.image_size, channels=geometry.channels)
-        parts[name] = call(f"model.{name}", PARTS[name], sections[name], **extra)
+        section = sections[name]
+        implied = {
+            "grid": geometry.grid,
+            "image_size": geometry.image_size,
+            "channels": geometry.channels,
+            "out": geometry.patch**2 * geometry.channels,
+        }
+        implied = {k: v for k, v in implied.items() if k not in section}
+        check_shared(f"model.{name}", section)
+        parts[name] = call(
+            f"model.{name}", PARTS[name], section, dtype=dtype, norm=norm, **implied
+        )
     for name in ("predictor", "prototypes"):
         if name in parts and "projector" not in parts:
             raise UsageError(f"model.{name} needs a section model.projector.")
     return assemble(parts, geometry)
+
+
+def check_shared(section: str, fields: Mapping) -> None:
+    """UsageError for a field that would set what all parts have in common."""
+    for name, field in {"dtype": "model.precision", "norm": "model.norm"}.items():
+        if name in fields:
+            raise UsageError(f"{section}.{name} is set for all parts by {field}.")
 
 
 def assemble(parts: Mapping, geometry: Geometry) -> Network:
@@ -93,9 +116,12 @@ def assemble(parts: Mapping, geometry: Geometry) -> Network:
         params, stats, outputs = {}, {}, {"images": images}
         for i, (name, part) in enumerate(parts.items()):
             key = jax.random.fold_in(rng, i)
-            how = inputs.get(name, {})
-            how = how(outputs) if callable(how) else how
-            new, variables = part.init_with_output(key, outputs, train=False, **how)
+            own_inputs = inputs.get(name, {})
+            if callable(own_inputs):  # of the outputs so far
+                own_inputs = own_inputs(outputs)
+            new, variables = part.init_with_output(
+                key, outputs, train=False, **own_inputs
+            )
             outputs |= new
             params[name] = variables.pop("params")
             if variables:
@@ -121,12 +147,13 @@ def assemble(parts: Mapping, geometry: Geometry) -> Network:
                 new_stats[name] = changed
         return outputs, new_stats
 
-    def apply(params, stats, images, **how):
-        return run(params, stats, {"images": images}, tuple(parts), **how)
+    def apply(params, stats, images, **options):
+        return run(params, stats, {"images": images}, tuple(parts), **options)
 
-    def encode(params, stats, images, **how):
+    def encode(params, stats, images, **inputs):
         variables = {"params": params["encoder"], **stats.get("encoder", {})}
-        return parts["encoder"].apply(variables, {"images": images}, train=False, **how)
+        outputs = {"images": images}
+        return parts["encoder"].apply(variables, outputs, train=False, **inputs)
 
     def features(params, stats, images):
         return encode(params, stats, images)["features"]

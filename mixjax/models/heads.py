@@ -13,10 +13,10 @@ from mixjax.models.linear import dense
 class Classifier(nn.Module):
     """Features [B, D] -> logits [B, classes], float32.
 
-    init_std: of the normal that the kernel starts from (MAE's code: 2e-5 for
-    fine-tuning, 0.01 for linear probing, cut at +-2, which is never met); 0 is torch's
-    own uniform start, of the bias too, which else is zero. feature_norm: a batch norm
-    without scale and bias comes first (MAE's linear probe).
+    init_std: standard deviation of the kernel's normal initial values (MAE's code: 2e-5
+    for fine-tuning, 0.01 for linear probing; its cut at +-2 is never reached) with a
+    bias of zero; 0 for torch's uniform initial values of both. feature_norm: a batch
+    norm without scale and bias comes first (MAE's linear probe).
     """
 
     classes: int
@@ -28,7 +28,9 @@ class Classifier(nn.Module):
     def __post_init__(self):
         super().__post_init__()
         if self.classes < 1:
-            raise UsageError(f"model.classifier.classes={self.classes} must be 1 up.")
+            raise UsageError(
+                f"model.classifier.classes={self.classes} must be at least 1."
+            )
 
     @nn.compact
     def __call__(self, inputs: dict, *, train: bool) -> dict:
@@ -37,18 +39,18 @@ class Classifier(nn.Module):
             ones = nn.initializers.ones
             x = self.norm(affine=False, scale_init=ones, name="norm")(x, train=train)
         init = torch_default(x.shape[-1])
-        how = {"kernel_init": init, "bias_init": init}
+        start = {"kernel_init": init, "bias_init": init}
         if self.init_std:
-            how = {"kernel_init": nn.initializers.normal(self.init_std)}
-        layer = dense(self.classes, self.dtype, "head", **how)
+            start = {"kernel_init": nn.initializers.normal(self.init_std)}
+        layer = dense(self.classes, self.dtype, "head", **start)
         return {"logits": layer(x).astype(jnp.float32)}
 
 
 class PixelHead(nn.Module):
     """SimMIM's decoder: a map [B, h, w, D] -> prediction, images [B, H, W, C], float32.
 
-    One linear layer predicts the s x s pixels of each place, s = H / h; its outputs are
-    in the order (channel, row, column), that of torch's PixelShuffle.
+    One linear layer predicts the s x s pixels of each place, s = H / h. Its outputs are
+    ordered (channel, row, column), as torch's PixelShuffle reads them.
     """
 
     image_size: tuple[int, int]
@@ -61,8 +63,26 @@ class PixelHead(nn.Module):
         b, h, w, d = x.shape
         side, c = self.image_size[0] // h, self.channels
         init = torch_default(d)  # SimMIM's code leaves the layer as torch makes it
-        how = {"kernel_init": init, "bias_init": init}
-        x = dense(c * side * side, self.dtype, "proj", **how)(x)
+        start = {"kernel_init": init, "bias_init": init}
+        x = dense(c * side * side, self.dtype, "proj", **start)(x)
         x = x.reshape(b, h, w, c, side, side).transpose(0, 1, 4, 2, 5, 3)
         x = x.reshape(b, *self.image_size, c)  # [B, H, W, C]
+        return {"prediction": x.astype(jnp.float32)}
+
+
+class TargetHead(nn.Module):
+    """A map [B, h, w, D] -> prediction [B, h, w, width], float32, by one linear layer.
+
+    For targets that are not pixels: `width` numbers for each place, such as MaskFeat's
+    histograms of oriented gradients.
+    """
+
+    width: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, inputs: dict, *, train: bool) -> dict:
+        init = torch_default(inputs["map"].shape[-1])
+        start = {"kernel_init": init, "bias_init": init}
+        x = dense(self.width, self.dtype, "proj", **start)(inputs["map"])
         return {"prediction": x.astype(jnp.float32)}

@@ -1,17 +1,15 @@
-"""Losses: objectives of siamese methods, chosen by name, and terms of other methods.
+"""Losses: the objectives of siamese methods, and terms that other methods share.
 
-`objective.name` is a file of this folder that offers `make`.
+`objective.name` is a file of this folder that defines `make`.
 """
 
 from collections.abc import Mapping
 
-from mixjax.config.registry import call, makers
-from mixjax.errors import check_name
+from mixjax.config.registry import call, load
 from mixjax.state import Clock, Objective
 
 
 def make(config: Mapping, *, clock: Clock) -> Objective:
     """Builds the objective of a section; UsageError names a field that is wrong."""
-    known = makers(__name__)
-    check_name("objective.name", config["name"], known)
-    return call("objective", known[config["name"]], config, clock=clock)
+    make_objective = load(__name__, config["name"], "objective.name").make
+    return call("objective", make_objective, config, clock=clock)

@@ -1,8 +1,8 @@
-"""The optimizers of the papers, and which parameters they treat how.
+"""The optimizers of the papers, and their rules for groups of parameters.
 
-Optimizers are optax chains whose order of operations is that of the reference code
-(torch's SGD, Adam and AdamW, MAE's LARS, apex' LARC). Rules on the paths of
-parameters, as (regex, value) pairs, give groups their own rate or decay.
+Optimizers are optax chains whose operations come in the order of the reference code
+(torch's SGD, Adam and AdamW, MAE's LARS, apex' LARC). Rules, pairs of a regular
+expression for parameter paths and a value, give groups a rate or decay of their own.
 """
 
 import logging
@@ -48,28 +48,61 @@ def decay_mask(params, vectors: bool, exempt: Sequence[str]):
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
+# encoder/blocks_I/.., or of networks with stages encoder/stage_S/blocks_I/..
+BLOCK = re.compile(r"encoder/(?:stage_(\d+)/)?(?:blocks_(\d+)|merge)/")
+STEM = re.compile(r"encoder/(cls_token|mask_token|pos_embed|patch_)")
+
+
 def layer_of(name: str, depths: int | Sequence[int]) -> int:
     """The layer number of an encoder's parameter for layer-wise decay.
 
-    depths: the number of blocks, or, of a Swin, of each stage. Tokens, positions and
-    patch embedding are 0, block i (counted through all stages) is i + 1, a merging has
-    the number of the block before it, the rest is one more than the blocks (MAE's and
-    SimMIM's fine-tuning).
+    depths: the number of blocks or, for a network with stages, of each stage. Tokens,
+    positions and patch embedding are 0, block i (counted through all stages) is i + 1,
+    a merging has the number of the block before it, and everything else is one more
+    than the blocks (MAE's and SimMIM's fine-tuning).
     """
     depths = (depths,) if isinstance(depths, int) else depths
-    place = re.search(r"encoder/(?:stage_(\d+)/)?(?:blocks_(\d+)|merge)/", name)
+    place = BLOCK.search(name)
     if place:
         stage, block = (None if n is None else int(n) for n in place.groups())
         before = sum(depths[: stage or 0])
         return before + (depths[stage] if block is None else block + 1)
-    if re.search(r"encoder/(cls_token|mask_token|pos_embed|patch_)", name):
+    if STEM.search(name):
         return 0
     return sum(depths) + 1
 
 
+def depths_of(names: Sequence[str]) -> tuple[int, ...]:
+    """The number of blocks of each stage, as the names of parameters tell; or ()."""
+    counts: dict[int, int] = {}
+    for name in names:
+        place = BLOCK.search(name)
+        if place and place[2] is not None:
+            stage = int(place[1] or 0)
+            counts[stage] = max(counts.get(stage, 0), int(place[2]) + 1)
+    return tuple(counts.get(stage, 0) for stage in range(max(counts, default=-1) + 1))
+
+
 def layer_scales(params, decay: float, depths: int | Sequence[int]):
-    """decay^(number of blocks + 1 - layer) for every leaf."""
-    top = (depths if isinstance(depths, int) else sum(depths)) + 1
+    """decay^(number of blocks + 1 - layer) for every leaf.
+
+    UsageError unless `depths` are those of the network: a block beyond them would get
+    a rate above 1, and a network whose blocks have other names no decay at all.
+    """
+    depths = (depths,) if isinstance(depths, int) else tuple(depths)
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    real = depths_of([path_name(path) for path, _ in leaves])
+    if not real:
+        raise UsageError(
+            f"optim.layers={depths} asks for layer-wise decay, but no parameter of the "
+            f"network is named encoder/blocks_I/... or encoder/stage_S/blocks_I/...; "
+            f"set optim.layer_decay=1."
+        )
+    if real != depths:
+        raise UsageError(
+            f"optim.layers={depths} does not fit the network, whose blocks are {real}."
+        )
+    top = sum(depths) + 1
     return jax.tree_util.tree_map_with_path(
         lambda path, _: decay ** (top - layer_of(path_name(path), depths)), params
     )
@@ -79,7 +112,7 @@ def layer_scales(params, decay: float, depths: int | Sequence[int]):
 
 
 class Count(NamedTuple):
-    """The state of what only counts steps."""
+    """The state of a transformation that only counts steps."""
 
     count: Array  # [] int32
 
@@ -89,10 +122,10 @@ def start_count(params) -> Count:
 
 
 def scale_by_rates(schedule: Schedule, rules) -> optax.GradientTransformation:
-    """-rate times each update; rules: a tree of what multiplies `schedule`.
+    """Multiplies each update by -rate; rules: a tree of factors of `schedule`.
 
-    "peak" instead of a number is the peak of the schedule, whatever the step. 0
-    freezes, whatever the gradient is: x + -0.0 is x for every x, -0.0 too.
+    "peak" instead of a number is the peak of the schedule at every step. 0 freezes a
+    parameter, whatever its gradient: x + -0.0 is x for every x, -0.0 included.
     """
 
     def update(updates, state, params=None):
@@ -101,10 +134,11 @@ def scale_by_rates(schedule: Schedule, rules) -> optax.GradientTransformation:
         def one(u, rule):
             if rule == 0:
                 return jnp.full_like(u, -0.0)
-            now = (
-                schedule.peak if rule == "peak" else rate * rule if rule != 1 else rate
-            )
-            return u * jnp.asarray(-now, u.dtype)
+            if rule == "peak":
+                scaled = schedule.peak
+            else:  # a factor of 1 leaves no operation in the graph
+                scaled = rate * rule if rule != 1 else rate
+            return u * jnp.asarray(-scaled, u.dtype)
 
         return jax.tree.map(one, updates, rules), Count(state.count + 1)
 
@@ -112,7 +146,7 @@ def scale_by_rates(schedule: Schedule, rules) -> optax.GradientTransformation:
 
 
 def hold(steps) -> optax.GradientTransformation:
-    """Zeroes each update during its first `steps`, a tree of numbers; 0: never."""
+    """Zeroes each update during its first `steps`, a tree of counts; 0 for none."""
 
     def update(updates, state, params=None):
         def one(u, n):
@@ -124,9 +158,9 @@ def hold(steps) -> optax.GradientTransformation:
 
 
 def keep_unit(chosen) -> optax.GradientTransformation:
-    """Ends each step with columns of length 1 where the tree `chosen` says so.
+    """Normalises columns to length 1 at the end of a step where `chosen` is True.
 
-    Kernels [D, K] only. SwAV does so before each step, which is the same.
+    Kernels [D, K] only. SwAV does this before each step, with the same result.
     """
 
     def update(updates, state, params):
@@ -145,8 +179,8 @@ def keep_unit(chosen) -> optax.GradientTransformation:
 def clip_by_norm(most: float, scales) -> optax.GradientTransformation:
     """Scales gradients by min(1, most / (norm + 1e-6)), torch's clip_grad_norm_.
 
-    norm: of all gradients together, but for those whose `scales` are 0: in torch
-    frozen parameters have none.
+    norm: of all gradients together, except those whose `scales` are 0: frozen
+    parameters have no gradient in torch.
     """
 
     def update(updates, state, params=None):
@@ -158,10 +192,10 @@ def clip_by_norm(most: float, scales) -> optax.GradientTransformation:
 
 
 def scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
-    """Adam's moments, with the bias corrections 1 - b^t right to the last bit.
+    """Adam's moments, with bias corrections 1 - b^t accurate to the last bit.
 
-    optax forms them in float32 as they stand, which for b2 = 0.999 leaves five digits
-    in the first steps; torch has them in float64. The state is optax' own.
+    optax subtracts in float32, which for b2 = 0.999 leaves five digits in the first
+    steps; torch computes them in float64. The state has optax' own type.
     """
 
     def init(params):
@@ -257,13 +291,13 @@ def make(
 ) -> optax.GradientTransformation:
     """The optimizer of config.optim for `params` (arrays or shapes).
 
-    decay_vectors, decay_exempt: see decay_mask. layer_decay, layers: see
-    layer_scales; it multiplies what lr_rules say, and 1 with no layers is none. Rules
-    are (regex, value) pairs on parameter paths, the first match counts. lr_rules:
-    multipliers of the rate; 0 freezes bit for bit, "peak" keeps the rate at its peak.
-    freeze_rules: epochs without a step at the start. unit_rules: regexes of kernels
-    whose columns keep length 1. clip_norm: see clip_by_norm, before everything else; 0
-    is off.
+    decay_vectors, decay_exempt: see decay_mask. layer_decay, layers: see layer_scales;
+    the factors multiply those of lr_rules, and layer_decay=1 with no layers is off.
+    Rules are (regex, value) pairs for parameter paths; the first match counts.
+    lr_rules: factors of the rate; 0 freezes bit for bit, "peak" keeps the rate at its
+    peak. freeze_rules: epochs without a step at the start. unit_rules: regexes of
+    kernels whose columns keep length 1. clip_norm: see clip_by_norm; clipping comes
+    before everything else, and 0 turns it off. UsageError names a wrong field.
     """
     fields = dict(config)
     names = "name", "decay_vectors", "decay_exempt", "lr_rules"
@@ -306,7 +340,7 @@ def make(
 
 
 def check_layer_decay(layer_decay: float, layers: Sequence[int]) -> None:
-    """UsageError for a decay that is none, or without the encoder's layers."""
+    """UsageError for a decay out of range, or without the encoder's layers."""
     if not 0 < layer_decay < 1:
         raise UsageError(f"optim.layer_decay={layer_decay} must lie in 0 .. 1.")
     if not layers:
@@ -338,7 +372,7 @@ def describe(params, rates, mask, weight_decay: float) -> list[str]:
 
 
 def check_rules(regexes: Sequence[str], params) -> None:
-    """UsageError for a regex that is none or matches no parameter."""
+    """UsageError for an invalid regex, or one that matches no parameter."""
     names = [path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
     for regex in regexes:
         check_regex("optim", regex)

@@ -1,7 +1,7 @@
 """Learning rates, and other numbers, as functions of the step.
 
-What a recipe counts in epochs is turned into steps by a `Clock`. Each paper's schedule
-is one of three shapes after a linear warm-up; the fields say how its code counts time.
+A `Clock` turns a recipe's epochs into steps. The schedule of each paper is one of three
+shapes after a linear warm-up; the fields describe how its code counts time.
 """
 
 import dataclasses
@@ -34,16 +34,16 @@ class Rate:
 
 
 def epoch_of(step: Array, clock: Clock, *, per: str, first: int) -> Array:
-    """The time that a schedule sees, in epochs.
+    """The time that a schedule is evaluated at, in epochs.
 
-    per: "step" gives step / steps_per_epoch; "epoch" only its whole part plus
-    `first`, the number of the first epoch (0, or 1 where the code counts from 1).
+    per: "step" gives step / steps_per_epoch; "epoch" gives its whole part plus `first`,
+    the number of the first epoch (0, or 1 where the code counts from 1).
     """
     if per == "step":
         return step / clock.steps_per_epoch
     if float(clock.steps_per_epoch).is_integer():
         return step // int(clock.steps_per_epoch) + first
-    # Counted out beforehand: a division on the device may round to the wrong side.
+    # Tabulated beforehand: a division on the device may round to the wrong side.
     ends = np.arange(1, math.ceil(clock.epochs) + 1) * clock.steps_per_epoch
     return jnp.searchsorted(np.ceil(ends - 1e-6), step, side="right") + first
 
@@ -196,7 +196,7 @@ SCHEDULES = {
 
 
 def make(config: Mapping, *, batch: int, clock: Clock) -> Rate:
-    """The learning-rate schedule of config.schedule; prints what it comes to.
+    """The learning-rate schedule of config.schedule; logs the resulting rate.
 
     `base` and the other rates are multiplied by batch / 256, batch / 512 or 1, as
     `rule` says: papers state the base, and mean different batches by it.

@@ -34,6 +34,8 @@ HARMLESS = (
 )
 METHOD = "method.name"
 NAMED = 6  # changed fields in a sentence
+# A field that runs did not record at first, beside one that they did, and its meaning.
+NEWER = ("method.mixture.name", "method.mixture.chunk", "mixup_cutmix")
 
 
 def check_config(old: Mapping, new: Mapping, workdir: Path) -> None:
@@ -42,6 +44,10 @@ def check_config(old: Mapping, new: Mapping, workdir: Path) -> None:
     Of another method's run that would be most: its name first, the rest counted.
     """
     before, after = flat(old), flat(new)
+    newer, beside, meaning = NEWER
+    for fields in (before, after):
+        if beside in fields:
+            fields.setdefault(newer, meaning)
     changed = [
         f"{k} ({before.get(k, 'absent')!r} -> {after.get(k, 'absent')!r})"
         for k in sorted(before.keys() | after.keys(), key=lambda k: (k != METHOD, k))

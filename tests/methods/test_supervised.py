@@ -1,22 +1,26 @@
 """Fine-tuning, linear probing, few labels: what learns, what stays, what is counted."""
 
 import functools
+import importlib
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixjax import data, evaluate, methods, models
-from mixjax.config import recipes
+from mixjax import data, evaluate, methods, mixtures, models
+from mixjax.config import recipes, registry
 from mixjax.errors import UsageError
 from mixjax.evals import classify
-from mixjax.mixtures import labelled
+from mixjax.methods import supervised
+from mixjax.mixtures import mixup_cutmix
 from mixjax.objectives import classification
 from mixjax.optim import optimizers
 from mixjax.optim.schedules import Clock
+from mixjax.run.workdir import check_config
 from mixjax.sharding import meshes
-from mixjax.state import TrainState
+from mixjax.state import ALL, TrainState
 from mixjax.training import initial_state, train_step
 from tests.support import tiny
 
@@ -101,7 +105,7 @@ def test_a_frozen_trunk_runs_as_in_evaluation_and_gets_no_gradient():
     head = state.params["classifier"]["head"]
     features = jax.jit(method.features)(state, batch["views"][0])
     logits = features @ head["kernel"] + head["bias"]
-    target = labelled.soft(batch["label"], 10, 0.0)
+    target = supervised.soft(batch["label"], 10, 0.0)
     want = classification.soft_cross_entropy(logits, target).mean()
     np.testing.assert_allclose(loss, want, rtol=1e-5)
 
@@ -138,11 +142,11 @@ def test_several_labels_per_picture():
     "changes, message",
     [
         ({"method__trunk": "thawed"}, "method.trunk 'thawed' does not exist"),
-        ({"method__loss": "sigmoid"}, "takes pictures and labels as they are"),
+        ({"method__loss": "sigmoid"}, "takes images and labels as they are"),
         ({"method__smoothing": 1.5}, "method.smoothing=1.5 must lie in"),
-        ({"method__mixture__chunk": 3}, "method.mixture.chunk=3 must be even"),
-        ({"method__mixture__mixup": -1.0}, "method.mixture.mixup=-1.0"),
-        ({"method__mixture__mode": "row"}, "method.mixture.mode 'row' does not"),
+        ({"method__mixture__chunk": 3}, "mixture.chunk=3 must be even"),
+        ({"method__mixture__mixup": -1.0}, "mixture.mixup=-1.0"),
+        ({"method__mixture__mode": "row"}, "mixture.mode 'row' does not"),
         ({"model__classifier__classes": 0}, "model.classifier.classes=0"),
     ],
 )
@@ -176,14 +180,15 @@ HOW = {"mixup": 0.8, "cutmix": 1.0, "probability": 1.0, "switch": 0.5}
 
 
 def mixed(count=64, chunk=8, mode="batch", seed=0, **changes):
-    mixture = labelled.make(**{**HOW, "mode": mode, "chunk": chunk, **changes})
+    mixture = mixup_cutmix.make(**{**HOW, "mode": mode, "chunk": chunk, **changes})
     images = jax.random.uniform(jax.random.key(7), (count, 8, 8, 1))
-    return images, jax.jit(mixture)(jax.random.key(seed), images, jnp.arange(count))
+    (found,) = jax.jit(mixture)(jax.random.key(seed), images, jnp.arange(count))
+    return images, (found.images, found.lam, found.mask)
 
 
 def test_every_pixel_is_a_blend_by_the_mask_and_lam_its_mean():
     images, (new, lam, mask) = mixed()
-    other = np.asarray(labelled.partners(images, 8))
+    other = np.asarray(mixup_cutmix.partners(images, 8))
     want = mask * images + (1 - mask) * other
     np.testing.assert_allclose(new, want, atol=1e-6)
     np.testing.assert_allclose(np.mean(mask, axis=(1, 2, 3)), lam, atol=1e-6)
@@ -215,6 +220,85 @@ def test_what_is_off_is_off():
 def test_a_chunk_that_does_not_fit():
     with pytest.raises(UsageError, match="chunk=8 does not divide a batch of 12"):
         mixed(count=12)
+
+
+def test_a_section_without_a_name_is_mixup_and_cutmix():
+    """As earlier runs recorded it, and they open to the same numbers."""
+    config = tiny.supervised("finetune", "encoder=resnet18")
+    assert config.method.mixture.name == "mixup_cutmix"
+    _, _, _, batch, _ = parts("finetune", "encoder=resnet18")
+    del config.method.mixture.name
+    network = models.make(config.model)
+    params, stats = network.init(jax.random.key(0), batch["views"][0])
+    state = TrainState(0, params, {}, stats, {}, {})
+    values = []
+    for section in (config.method, {**config.method, "mixture": MIXUP_CUTMIX}):
+        method = methods.make(section, network, clock=CLOCK)
+        loss, _ = method.loss(params, state, batch, jax.random.key(0))
+        values.append(float(loss))
+        assert method.together == 4
+    assert values[0] == values[1]
+
+
+def test_a_run_that_recorded_no_name_goes_on(tmp_path):
+    """Its config and the recipe's of today are one; another mixture is another run."""
+    settings = tiny.supervised("finetune", "encoder=resnet18").to_dict()
+    old = json.loads(json.dumps(settings))
+    del old["method"]["mixture"]["name"]
+    check_config(old, json.loads(json.dumps(settings)), tmp_path)
+    settings["method"]["mixture"]["name"] = "unmix"
+    with pytest.raises(UsageError, match="method.mixture.name .'mixup_cutmix'"):
+        check_config(old, json.loads(json.dumps(settings)), tmp_path)
+
+
+MIXUP_CUTMIX = HOW | {"name": "mixup_cutmix", "mode": "batch", "chunk": 4}
+COMMON = {"shared": False, "groups": 2}
+PAIRED = COMMON | {"permutation": "random"}
+MASKS = {"grid": 2, "kind": "discrete", "ratio": 0.5}
+ANY = {
+    "mixup_cutmix": MIXUP_CUTMIX,
+    "unmix": {"probability": 0.5, "gamma": 1.0} | PAIRED,
+    "mixmask": MASKS | PAIRED,
+    "erase": MASKS | COMMON | {"fill": "zero"},
+}
+
+
+def section(name):
+    """The fields above, or of a newer mixture those of its paper."""
+    paper = getattr(importlib.import_module(f"mixjax.mixtures.{name}"), "PAPER", {})
+    return {"name": name} | ANY.get(name, paper | PAIRED)
+
+
+@pytest.mark.parametrize("name", registry.names("mixjax.mixtures"))
+def test_any_mixture_mixes_images_and_targets_alike(name):
+    """Of images that are their own targets, the mixture's mean is the target."""
+    mixture = mixtures.make_one("method.mixture", section(name))
+    labels = jnp.arange(8)
+    images = jnp.broadcast_to(jnp.eye(8)[:, None, None], (8, 6, 6, 8))
+    mixed = mixture(jax.random.key(3), images, labels)[0]
+    target = supervised.mix_targets(supervised.soft(labels, 8, 0.0), mixed)
+    np.testing.assert_allclose(target.sum(axis=1), 1, atol=1e-6)
+    if mixed.partner is None:  # what is erased has no target
+        np.testing.assert_array_equal(target, jnp.eye(8))
+    else:
+        np.testing.assert_allclose(mixed.images.mean(axis=(1, 2)), target, atol=1e-6)
+        assert (np.asarray(target) > 0).sum() > 8
+
+
+@pytest.mark.parametrize("name", ["unmix", "erase"])
+def test_fine_tuning_learns_with_a_mixture_of_pre_training(name):
+    config = tiny.supervised("finetune", "encoder=resnet18")
+    config.method.mixture = section(name)
+    network = models.make(config.model)
+    method = methods.make(config.method, network, clock=CLOCK)
+    assert method.together == ALL
+    _, state, _, batch, _ = parts("finetune", "encoder=resnet18")
+    value = lambda p: method.loss(p, state, batch, jax.random.key(0))[0]
+    loss, grads = jax.jit(jax.value_and_grad(value))(state.params)
+    assert np.isfinite(loss) and all(np.any(g) for g in jax.tree.leaves(grads))
+    few = {k: v[:3] if k != "views" else (v[0][:3],) for k, v in batch.items()}
+    panels = method.show(state, few, jax.random.key(0))
+    assert panels["mixture"].shape == panels["mask"].shape == (3, 16, 16, 1)
 
 
 # --- whole runs --------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 from configs import masked
 from mixjax import models
 from mixjax.errors import UsageError
-from mixjax.models import positions
+from mixjax.models import heads, positions
 
 TINY = {
     "name": "vit",
@@ -188,3 +188,33 @@ def test_missing_field_is_named():
     config = {k: v for k, v in TINY.items() if k != "depth"}
     with pytest.raises(UsageError, match="model.encoder.depth is missing"):
         models.make({"precision": "float32", "encoder": config})
+
+
+@pytest.mark.parametrize("field", ["dtype", "norm"])
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_what_all_parts_share_is_no_field_of_one(part, field):
+    config = {"precision": "float32", "encoder": dict(TINY), "decoder": dict(DECODER)}
+    config[part][field] = "float32"
+    with pytest.raises(UsageError, match=rf"model\.{part}\.{field} is set for all"):
+        models.make(config)
+
+
+def test_a_decoder_may_predict_other_numbers_than_pixels():
+    config = {"precision": "float32", "encoder": TINY, "decoder": DECODER | {"out": 9}}
+    net = models.make(config)
+    outputs, _ = net.apply(
+        *net.init(jax.random.key(0), images()), images(), train=False
+    )
+    assert outputs["prediction"].shape == (2, 6, 9)
+    assert outputs["prediction"].dtype == jnp.float32
+
+
+def test_a_head_may_predict_other_numbers_than_pixels():
+    """From the map of a backbone, as SimMIM's head predicts pixels."""
+    head = heads.TargetHead(width=9, dtype=jnp.bfloat16)
+    outputs = {"map": jnp.ones((2, 2, 3, 4))}
+    found, variables = head.init_with_output(jax.random.key(0), outputs, train=False)
+    assert found["prediction"].shape == (2, 2, 3, 9)
+    assert found["prediction"].dtype == jnp.float32
+    assert variables["params"]["proj"]["kernel"].shape == (4, 9)
+    assert "target_head" in models.PARTS

@@ -76,6 +76,46 @@ def test_layers_of_our_network(shapes):
         assert scale == (1 if on_top else want), name
 
 
+def leaves_named(*names):
+    """A tree with one number at each path."""
+    tree = {}
+    for name in names:
+        *folders, leaf = name.split("/")
+        here = tree
+        for folder in folders:
+            here = here.setdefault(folder, {})
+        here[leaf] = jnp.zeros(())
+    return tree
+
+
+def test_layers_that_the_network_does_not_have_are_refused():
+    """Block 23 under 12 layers would learn 23.7 times as fast as the classifier."""
+    blocks = [f"encoder/blocks_{i}/kernel" for i in range(24)]
+    tree = leaves_named(*blocks, "classifier/kernel")
+    for wrong in ((12,), (25,), (12, 12)):
+        message = rf"optim\.layers=\({wrong[0]},.* does not fit .* blocks are \(24,\)"
+        with pytest.raises(UsageError, match=message):
+            optimizers.layer_scales(tree, 0.75, wrong)
+    scales = optimizers.layer_scales(tree, 0.75, (24,))
+    assert max(jax.tree.leaves(scales)) == 1
+
+
+def test_stages_that_the_network_does_not_have_are_refused():
+    names = [f"encoder/stage_{s}/blocks_{i}/k" for s in (0, 1) for i in range(2 + s)]
+    tree = leaves_named(*names, "encoder/stage_1/merge/k", "encoder/norm/k")
+    assert optimizers.layer_scales(tree, 0.5, (2, 3))["encoder"]["norm"]["k"] == 1
+    for wrong in ((2, 2), (5,), (3, 2), (2, 3, 1)):
+        with pytest.raises(UsageError, match=r"blocks are \(2, 3\)"):
+            optimizers.layer_scales(tree, 0.5, wrong)
+
+
+def test_a_network_whose_blocks_have_other_names_is_refused():
+    """It would get no decay at all."""
+    tree = leaves_named("encoder/layer_0/kernel", "encoder/layer_1/kernel")
+    with pytest.raises(UsageError, match=r"optim\.layers=\(2,\) .*encoder/blocks_I"):
+        optimizers.layer_scales(tree, 0.75, (2,))
+
+
 def test_layer_decay_multiplies_the_rules(shapes, said):
     """Also what is printed: every parameter in one group, slowest first."""
     config = SGD | {"layer_decay": 0.5, "layers": (2,), "weight_decay": 0.0}

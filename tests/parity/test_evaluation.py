@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mixjax.evals import imagenet_c
-from mixjax.mixtures import labelled
+from mixjax.methods.supervised import soft
+from mixjax.mixtures import mixup_cutmix
 from mixjax.objectives import classification
 from tests.parity.conftest import FOLDER
 from tests.parity.torch_names import images
@@ -16,7 +17,7 @@ from tests.parity.torch_names import images
 MODES = ("batch", "pair", "elem")
 
 
-def drawn(ref, kind: str, mode: str) -> labelled.Draw:
+def drawn(ref, kind: str, mode: str) -> mixup_cutmix.Draw:
     """The file's draw for every picture [B]."""
     count = len(ref["in/labels"])
     if mode == "batch":
@@ -29,8 +30,8 @@ def drawn(ref, kind: str, mode: str) -> labelled.Draw:
         centre = np.stack([ref["in/elem_center_y"], ref["in/elem_center_x"]], axis=-1)
         centre = centre[None, :draws]
     lam, centre = jnp.asarray(lam, jnp.float32), jnp.asarray(centre, jnp.int32)
-    one = labelled.Draw(jnp.full(lam.shape, kind == "cutmix"), lam, centre)
-    return labelled.spread(one, mode, count)
+    one = mixup_cutmix.Draw(jnp.full(lam.shape, kind == "cutmix"), lam, centre)
+    return mixup_cutmix.spread(one, mode, count)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -39,7 +40,7 @@ def test_mixup_cutmix(reference, kind, mode):
     ref = reference("mixup_cutmix")
     labels, classes = jnp.asarray(ref["in/labels"]), ref["hp/num_classes"]
     x, count = images(ref["in/x"]), len(labels)
-    mixed, lam, _ = jax.jit(labelled.mix, static_argnums=2)(
+    mixed, lam, _ = jax.jit(mixup_cutmix.mix, static_argnums=2)(
         x, drawn(ref, kind, mode), count
     )
     case = f"{kind}_{mode}"
@@ -50,9 +51,9 @@ def test_mixup_cutmix(reference, kind, mode):
         np.testing.assert_allclose(got, expected, atol=ref[f"tol/{case}/lam"])
 
     def loss(logits):
-        target = labelled.soft(labels, classes, ref["hp/label_smoothing"])
+        target = soft(labels, classes, ref["hp/label_smoothing"])
         share = lam[:, None]
-        target = share * target + (1 - share) * labelled.partners(target, count)
+        target = share * target + (1 - share) * mixup_cutmix.partners(target, count)
         return classification.soft_cross_entropy(logits, target).mean(), target
 
     both = jax.jit(jax.value_and_grad(loss, has_aux=True))
@@ -64,7 +65,7 @@ def test_mixup_cutmix(reference, kind, mode):
 
 def test_label_smoothing(reference):
     ref = reference("mixup_cutmix")
-    target = labelled.soft(
+    target = soft(
         jnp.asarray(ref["in/labels"]), ref["hp/num_classes"], ref["hp/label_smoothing"]
     )
     loss = lambda x: classification.soft_cross_entropy(x, target).mean()

@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import pytest
 
 from mixjax import methods, mixtures, models
 from mixjax.config import recipes
+from mixjax.config.registry import names
 from mixjax.errors import UsageError
 from mixjax.objectives.mixing import Pairing
 from mixjax.optim import optimizers, schedules
@@ -33,13 +35,8 @@ RECIPES = sorted(
     if p.stem.partition("_")[0] in EXAMPLES
     and not ("_lam_" in p.stem or p.stem.endswith("_multiscale"))
 )
-MIXTURES = {
-    "none": set(),
-    "unmix": {"unmix"},
-    "mixmask": {"mixmask"},
-    "both": {"unmix", "mixmask"},
-    "erase": {"erase"},
-}
+MIXTURES = {"mixture=none": set(), "mixture=both": {"unmix", "mixmask"}}
+MIXTURES |= {mixtures.variant(name): {name} for name in names("mixjax.mixtures")}
 
 
 def load(text, *flags):
@@ -217,7 +214,7 @@ def test_weights_of_comparisons(text, clean, mixed):
 def test_what_evaluators_read_and_whose_statistics_norms_take(name):
     """MoCo on small sets by 200 neighbours of its 128 numbers, HTDT's by plain 5."""
     config = load(name)
-    base, method = name.split("_")
+    base, _, method = name.partition("_")
     small_moco = method == "moco"
     assert config.method.evaluate == ("projection" if small_moco else "features")
     knn = config.evals.knn
@@ -268,7 +265,7 @@ def test_views_of_small_sets(name, work, stats):
 def test_every_mixture_goes_with_every_recipe(name):
     for mixture, sections in MIXTURES.items():
         for branches in ("one", "both"):
-            config = load(f"{name}:mixture={mixture},branches={branches}")
+            config = load(f"{name}:{mixture},branches={branches}")
             assert set(mixtures.make(config.method.mixtures)) == sections
             assert config.method.pairing.branches == branches
 
@@ -303,6 +300,93 @@ def test_the_baseline_of_lam_is_moco_with_cutmix_and_bicubic_crops():
     assert config.data.views != moco.data.views
 
 
+NEW = """
+import jax.numpy as jnp
+from mixjax.mixtures import pairs
+
+PAPER = {"share": 0.25}
+
+def make(*, share: float, permutation: str, shared: bool, groups: int):
+    pairs.check(permutation, groups)
+
+    def mixture(rng, images):
+        partner = jnp.arange(len(images) // groups)[None, ::-1].repeat(groups, 0)
+        lam = jnp.full(groups, share)
+        mask = jnp.full((groups, *images.shape[1:3]), share)
+        return (pairs.mix(images, lam, mask, partner, permutation),)
+
+    return mixture
+"""
+
+
+@pytest.fixture
+def new_mixture(tmp_path, monkeypatch):
+    """The folder of mixtures with one more file, and nothing else changed."""
+    (tmp_path / "brand_new.py").write_text(NEW)
+    folders = [*mixtures.__path__, str(tmp_path)]
+    monkeypatch.setattr(mixtures, "__path__", folders)
+    monkeypatch.setattr(mixtures.__spec__, "submodule_search_locations", folders)
+    yield "brand_new"
+    sys.modules.pop("mixjax.mixtures.brand_new", None)
+
+
+@pytest.mark.parametrize("recipe", ["c10_moco", "in1k_swav", "finetune_cifar"])
+def test_a_new_file_is_a_mixture_of_every_recipe(new_mixture, recipe):
+    """With the fields that it has beside the common ones, which have no defaults."""
+    wanted = mixtures.variant(new_mixture)
+    assert wanted == "mixture=brand_new,mixture.share=0.25"
+    method = load(f"{recipe}:{wanted}").method
+    section = method.mixture if "mixture" in method else method.mixtures.brand_new
+    groups, shared = (8, True) if recipe == "in1k_swav" else (1, False)
+    fields = dict(name="brand_new", permutation="reverse", share=0.25)
+    assert section.to_dict() == fields | dict(groups=groups, shared=shared)
+    mixtures.make_one("mixture", section)
+    for name in ("brand_new", "brand_nev"):
+        method = load(f"{recipe}:mixture={name}").method
+        sections = method.get("mixtures") or {"a": method.mixture}
+        with pytest.raises(UsageError, match="share is missing|mean 'brand_new'"):
+            mixtures.make(sections)
+
+
+SMALL_ENCODERS = {
+    "vit": "encoder.width=8,encoder.depth=1,encoder.heads=2",
+    "beit": "encoder.width=8,encoder.depth=1,encoder.heads=2",
+    "swin": "encoder.width=8,encoder.depths=1-1,encoder.heads=1-2",
+    "resnet": "encoder.layers=1-1,encoder.widths=8-8",
+}
+
+
+@pytest.mark.parametrize("name", SMALL_ENCODERS)
+@pytest.mark.parametrize("recipe", ["c10_moco", "c10_swav", "tiny_byol"])
+def test_a_recipe_on_another_backbone_builds(recipe, name):
+    """Views, projector, teacher, joined heads and the optimizer's rules fit it."""
+    fields = SMALL_ENCODERS[name]
+    config = load(f"{recipe}:mixture=unmix,encoder={name},{fields}")
+    assert config.model.encoder.name == name
+    assert config.model.encoder.image_size == load(recipe).model.encoder.image_size
+    sides = [config.model.encoder.image_size[0]] * len(config.data.views)
+    model, method = config.model.to_dict(), config.method.to_dict()
+    builds(json.dumps([sides, config.batch, model, method]))
+    network = models.make(config.model)
+    side = sides[0]
+    image = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
+    init = methods.make(config.method, network, clock=Clock(10, 10)).init
+    batch = {"views": (image, image)}
+    params = jax.eval_shape(init, jax.random.key(0), batch).params
+    optimizers.make(config.optim, lambda step: 0.0, params, clock=Clock(10, 10))
+
+
+def test_fields_of_a_recipes_own_backbone_are_variants():
+    encoder = load(
+        "c10_moco:encoder.widths=8-8-16-16,encoder.remat=blocks"
+    ).model.encoder
+    assert (encoder.name, encoder.widths) == ("resnet", (8, 8, 16, 16))
+    with pytest.raises(UsageError, match="model.encoder.name 'resnt' .* 'resnet'"):
+        models.make(load("c10_moco:encoder=resnt").model)
+    with pytest.raises(UsageError, match="model.encoder.wdth is no such field"):
+        models.make(load("c10_moco:encoder=vit,encoder.wdth=3").model)
+
+
 def test_a_ratio_may_be_drawn():
     ratio = lambda text: load(f"c10_moco:mixture=mixmask,{text}").method.mixtures
     assert ratio("ratio=.25").mixmask.ratio == 0.25
@@ -313,8 +397,12 @@ def test_a_ratio_may_be_drawn():
 @pytest.mark.parametrize(
     "variants, message",
     [
-        ("mixture=unmx", "mixture=unmx is unknown; there is unmix"),
-        ("mixture=maskmix", "mixture=maskmix is unknown; there is mixmask"),
+        ("mixture=unmx", r"mixtures\.unmx\.name 'unmx' .* did you mean 'unmix'"),
+        ("mixture=maskmix", r"'maskmix' does not exist; did you mean .*'mixmask'"),
+        ("mixture=pairs", r"mixtures\.pairs\.name 'pairs' does not exist"),
+        ("mixture=both,mixture.gamma=2", "mixture=both has no fields"),
+        ("mixture=unmix,mixture.gama=2", r"unmix\.gama is no such .* 'gamma'"),
+        ("mixture=unmix,unmix.gamma=2", "'unmix.gamma' is unknown; there is "),
         ("mixtures=unmix", "'mixtures' is unknown; there is mixture"),
         ("branches=boht", "branches=boht is unknown; there is both"),
         ("symetric=1", "'symetric' is unknown; there is symmetric"),
@@ -323,7 +411,7 @@ def test_a_ratio_may_be_drawn():
 )
 def test_unknown_variants_are_refused(variants, message):
     with pytest.raises(UsageError, match=message):
-        load(f"c10_moco:{variants}")
+        mixtures.make(load(f"c10_moco:{variants}").method.mixtures)
 
 
 # --- the papers' rows ----------------------------------------------------------------

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from mixjax import main
-from mixjax.config import recipes
+from mixjax import main, mixtures
+from mixjax.config import recipes, registry
 from mixjax.data import splits, views
 from mixjax.errors import UsageError
 from tests.support import tiny
@@ -27,19 +27,23 @@ PAGES = {
 PAGES["docs/flags.md"] = re.sub(
     r"^\| [^|]*\|", "| |", PAGES.get("docs/flags.md", ""), flags=re.MULTILINE
 )
-METHODS = {  # method.name: the pages that must hold every field of it
-    "mae": ("mae",),
-    "mixedae": ("mixedae",),
-    "mimae": ("mimae",),
-    "simmim": ("simmim",),
-    "misimmim": ("simmim",),
-    "siamese": ("siamese", "mixtures"),
-    "multiscale": ("siamese", "mixtures"),
-    "detmix": ("detmix",),
-    "supervised": ("supervised",),
-    "segment": ("segment",),
-    "detect": ("detect",),
-}
+ROOMS = ("methods", "objectives", "mixtures", "models", "evals")
+
+
+def pages_of_methods() -> dict[str, tuple[str, ...]]:
+    """{method.name: the pages that must hold every field of it}, by methods.md's table.
+
+    A row links to a page and has the names of its methods in the third column.
+    """
+    pages: dict[str, tuple[str, ...]] = {}
+    for line in PAGES["docs/methods.md"].splitlines():
+        if page := re.match(r"\| \[[^]]+\]\((\w+)\.md\)", line):
+            for name in re.findall(r"`(\w+)`", line.split("|")[3]):
+                pages[name] = (*pages.get(name, ()), page[1])
+    return pages
+
+
+METHODS = pages_of_methods()
 SECTIONS = "data model method optim schedule evals checkpoint mesh watchdog log"
 EXAMPLES = {  # names that the text makes up, of fields that one may add
     "mixjax/methods/mine.py",
@@ -106,7 +110,8 @@ def known_recipes() -> dict[str, dict]:
         found[path.stem] = recipes.flat(config.to_dict())
         variants = ["epochs=2"] if "variants:" in path.read_text() else []
         if config.method.name in ("siamese", "multiscale"):
-            variants = [f"mixture={m}" for m in ("unmix", "mixmask", "both", "erase")]
+            variants = [mixtures.variant(m) for m in registry.names("mixjax.mixtures")]
+            variants += ["mixture=both"]
             variants += ["symmetric=1", "views=4"]
         if path.stem.startswith("c10_lam_a2"):
             variants = ["positive=region", "reverse=consistent"]
@@ -308,19 +313,23 @@ def test_every_field_of_a_method_is_on_its_page(method):
 
 
 def test_every_method_has_a_page():
+    """In the table of methods.md, whose third column METHODS is read from."""
     used = {fields["method.name"] for fields in known_recipes().values()}
     assert used == METHODS.keys()
-    listed = set(
-        re.findall(
-            r"`(\w+)`",
-            "".join(
-                line
-                for line in PAGES["docs/methods.md"].splitlines()
-                if line.startswith("| [")
-            ),
-        )
-    )
-    assert METHODS.keys() <= listed
+
+
+def entries() -> list[tuple[str, str]]:
+    return [(r, name) for r in ROOMS for name in registry.names(f"mixjax.{r}")]
+
+
+@pytest.mark.parametrize("room, name", entries())
+def test_every_entry_of_a_registry_is_in_a_page(room, name):
+    """In backticks, as a value or as its file; a new file is found by looking."""
+    texts = [text for page, text in PAGES.items() if "adding_a" not in page]
+    texts += [(tiny.ROOT / "README.md").read_text()]
+    forms = {name, f"mixjax/{room}/{name}.py", f"'{name}'", f"{name}.py"}
+    where = [text for text in texts if forms & set(spans(text))]
+    assert where, f"mixjax/{room}/{name}.py is mentioned in no page of docs/ or README"
 
 
 # --- files, functions, links ---------------------------------------------------------

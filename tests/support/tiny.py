@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from mixjax.config import recipes
+from mixjax.config import recipes, registry
 from mixjax.errors import Preempted
 from mixjax.run.workdir import Workdir
 from mixjax.runtime.signals import Interrupt
@@ -59,7 +59,12 @@ def config(**changes):
     return recipes.read(flags(**changes))[0]
 
 
-METHODS = ("mae", "mixedae", "mimae", "simmim", "misimmim")
+# Masked methods: those with a recipe for CIFAR-10 of their name.
+METHODS = tuple(
+    name
+    for name in registry.names("mixjax.methods")
+    if (ROOT / f"configs/{name}_cifar.py").is_file()
+)
 
 
 def masked(name: str, variants: str = "", **changes):
@@ -131,14 +136,14 @@ def assert_same_run(one: Path, two: Path, step: int) -> None:
     assert text and text == (two / "metrics.jsonl").read_bytes()
 
 
-FRAMEWORKS = {  # framework -> (recipe, its variants)
-    "moco": ("c10_moco", ""),
+# Framework -> (recipe, its variants): siamese recipes for CIFAR-10, and two variants.
+FRAMEWORKS = {
+    path.stem.removeprefix("c10_"): (path.stem, "")
+    for path in sorted((ROOT / "configs").glob("c10_*.py"))
+    if "siamese.recipe(" in path.read_text()
+}
+FRAMEWORKS |= {
     "moco_sym": ("c10_moco", "symmetric=1"),
-    "simclr": ("c10_simclr", ""),
-    "byol": ("c10_byol", ""),
-    "simsiam": ("c10_simsiam", ""),
-    "swav": ("c10_swav", ""),
-    "wmse": ("c10_wmse", ""),
     "wmse4": ("c10_wmse", "views=4"),
 }
 
@@ -157,7 +162,8 @@ def siamese(framework: str, mixture: str = "none", more: str = "", **changes):
     c.data.eval_view = f"decode(channels=1) | resize(16) | {stats}"
     encoder = c.model.encoder
     encoder.image_size, encoder.channels = (16, 16), 1
-    encoder.layers, encoder.widths, encoder.stem_width = (1, 1), (8, 16), 8
+    if encoder.name == "resnet":
+        encoder.layers, encoder.widths, encoder.stem_width = (1, 1), (8, 16), 8
     out = 8
     for part in ("projector", "predictor"):
         if part in c.model:
@@ -182,7 +188,10 @@ def siamese(framework: str, mixture: str = "none", more: str = "", **changes):
 
 
 def supervised(name: str, variants: str = "", **changes):
-    """The CIFAR recipe of an evaluation, tiny and on the embedded digits."""
+    """The CIFAR recipe of an evaluation, tiny and on the embedded digits.
+
+    Of an encoder with stages their numbers stay as `variants` say.
+    """
     c = recipes.load(f"{ROOT}/configs/{name}_cifar.py:{variants}")
     quick = recipes.load(f"{ROOT}/configs/quickstart.py")
     split = c.data.split.replace("train", quick.data.split)
@@ -194,10 +203,11 @@ def supervised(name: str, variants: str = "", **changes):
         encoder.layers, encoder.widths, encoder.stem_width = (1, 1), (8, 16), 8
     else:
         names = ("width", "depth", "heads")
+        names = [k for k in names if not isinstance(encoder.get(k, ()), tuple)]
         fields |= {f"model.encoder.{k}": FIELDS[f"model.encoder.{k}"] for k in names}
         if c.optim.layers:
-            fields["optim.layers"] = (2,)
-    if c.method.mixture:
+            fields["optim.layers"] = encoder.get("depths", (2,))
+    if "chunk" in c.method.mixture:
         fields["method.mixture.chunk"] = 4
     c.update_from_flattened_dict(fields)
     rest = ("data", "checkpoint", "log")

@@ -1,16 +1,16 @@
-"""Mixup and CutMix of pictures with labels, for supervised training.
+"""Mixup and CutMix in chunks of consecutive images, timm's form for fine-tuning.
 
-Sources: Zhang et al., ICLR 2018; Yun et al., ICCV 2019; in timm's form, which the
+Sources: Zhang et al., ICLR 2018; Yun et al., ICCV 2019; as in timm, which the
 fine-tuning of DeiT and MAE uses:
 
-    x <- lam x + (1 - lam) x'    or a box of x' put into x, lam then its outside's share
-    y <- lam y + (1 - lam) y'
+    x <- lam x + (1 - lam) x'    or x with a box of x', and lam the share outside it
+    y <- lam y + (1 - lam) y'    the targets, in mixjax/methods/supervised.py
 
-The partner of picture i of n is n - 1 - i. lam ~ Beta(mixup, mixup), or Beta(cutmix,
-cutmix) with probability `switch` where both are on. A draw is for a chunk of
-consecutive pictures, the 32 of one GPU there ("batch"), for each pair, or for each
-picture ("elem"). A chunk's key comes from the number of its first example, so it does
-not depend on where in the batch it is. Departures: none.
+The partner of image i of n is n - 1 - i. lam ~ Beta(mixup, mixup), or Beta(cutmix,
+cutmix) with probability `switch` where both are on. One draw serves a chunk, the 32
+images of one GPU there ("batch"), each pair, or each image ("elem"). The key of a chunk
+comes from the number of its first example, so a draw does not depend on where in the
+batch a chunk is. Departures: none.
 """
 
 from collections.abc import Callable
@@ -18,18 +18,19 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mixjax.errors import UsageError, check_name
 from mixjax.mixtures import pairs, unmix
 from mixjax.sharding import sub_batches
-from mixjax.state import example_keys
+from mixjax.state import Mixed, example_keys
 
 Array = jax.Array
 MODES = ("batch", "pair", "elem")
 
 
 class Draw(NamedTuple):
-    """What chance decides, for one or more pictures [...]."""
+    """The random numbers of one or more images [...]."""
 
     cutmix: Array  # bool: a box, else a blend
     lam: Array  # as drawn, before the box is clipped
@@ -45,22 +46,21 @@ def make(
     mode: str,
     chunk: int,
 ) -> Callable:
-    """(rng, images [B, H, W, C], index [B]) -> (images, lam [B], mask [B, H, W, 1]).
+    """(rng, images [B, H, W, C], index [B]) -> (Mixed,), with a mask for each image.
 
-    mixup, cutmix: parameters of the beta laws, 0 turns one off; probability: of mixing
-    at all; switch: of CutMix where both are on; chunk: see above; it divides B. mask: 1
-    own, 0 the partner's. The partner's labels: see `partners`. UsageError for a value
-    out of range.
+    mixup, cutmix: parameters of the beta distributions, 0 turns one off; probability:
+    of mixing at all; switch: of CutMix where both are on; mode, chunk: see above.
+    UsageError for a value out of range, or if `chunk` does not divide B.
     """
-    check_name("method.mixture.mode", mode, MODES)
+    check_name("mixture.mode", mode, MODES)
     for field, value in {"mixup": mixup, "cutmix": cutmix}.items():
         if value < 0:
-            raise UsageError(f"method.mixture.{field}={value} must be 0 (off) or more.")
+            raise UsageError(f"mixture.{field}={value} must be 0 (off) or more.")
     for field, value in {"probability": probability, "switch": switch}.items():
         if not 0 <= value <= 1:
-            raise UsageError(f"method.mixture.{field}={value} must lie in 0 .. 1.")
+            raise UsageError(f"mixture.{field}={value} must lie in 0 .. 1.")
     if chunk < 2 or chunk % 2:
-        raise UsageError(f"method.mixture.chunk={chunk} must be even, 2 at least.")
+        raise UsageError(f"mixture.chunk={chunk} must be even and at least 2.")
 
     def draw(key, size) -> Draw:
         keys = jax.random.split(key, 5)
@@ -75,16 +75,20 @@ def make(
     def mixture(rng, images, index):
         check_chunk(chunk, len(images))
         count = {"batch": 1, "pair": chunk // 2, "elem": chunk}[mode]
+        # One key per chunk, [G], then one per draw, [G, count].
         keys = example_keys(rng, sub_batches.split(index, len(index) // chunk)[:, 0])
         keys = jax.vmap(lambda key: jax.random.split(key, count))(keys)
         drawn = jax.vmap(jax.vmap(lambda key: draw(key, images.shape[1:3])))(keys)
-        return mix(images, spread(drawn, mode, chunk), chunk)
+        mixed, lam, mask = mix(images, spread(drawn, mode, chunk), chunk)
+        # Known before anything runs, so NumPy: pairs.take makes it a flip.
+        partner = np.tile(np.arange(chunk)[::-1], (len(images) // chunk, 1))
+        return (Mixed(mixed, lam, mask, partner),)
 
     return mixture
 
 
 def spread(drawn: Draw, mode: str, chunk: int) -> Draw:
-    """Draws [G, 1], [G, chunk / 2] or [G, chunk] -> one for every picture [B]."""
+    """Draws [G, 1], [G, chunk / 2] or [G, chunk] -> one draw for every image [B]."""
 
     def one(x):
         if mode == "pair":
@@ -95,14 +99,14 @@ def spread(drawn: Draw, mode: str, chunk: int) -> Draw:
 
 
 def mix(images: Array, drawn: Draw, chunk: int) -> tuple[Array, Array, Array]:
-    """(mixed images, lam [B], mask [B, H, W, 1]) of draws for every picture."""
+    """(mixed images, lam [B], mask [B, H, W, 1]) for one draw per image."""
     height, width = images.shape[1:3]
 
     def masked(one: Draw):
-        edges, own = unmix.box(one.lam, one.centre, height, width, widen=False)
+        edges, outside = unmix.box(one.lam, one.centre, height, width, widen=False)
         box = unmix.mask_of_box(edges, height, width)
         mask = jnp.where(one.cutmix, box, one.lam)
-        return jnp.where(one.cutmix, own, one.lam), mask[..., None]
+        return jnp.where(one.cutmix, outside, one.lam), mask[..., None]
 
     lam, mask = jax.vmap(masked)(drawn)
     mixed = mask * images + (1 - mask) * partners(images, chunk)
@@ -110,19 +114,11 @@ def mix(images: Array, drawn: Draw, chunk: int) -> tuple[Array, Array, Array]:
 
 
 def partners(x: Array, chunk: int) -> Array:
-    """x [B, ...] with every chunk in reverse: what the pictures are mixed with."""
+    """x [B, ...] with every chunk in reverse: what each image is mixed with."""
     return sub_batches.merge(pairs.split(x, len(x) // chunk)[:, ::-1])
 
 
 def check_chunk(chunk: int, batch: int) -> None:
     """UsageError unless chunks fill a batch."""
     if batch % chunk:
-        raise UsageError(
-            f"method.mixture.chunk={chunk} does not divide a batch of {batch}."
-        )
-
-
-def soft(labels: Array, classes: int, smoothing: float) -> Array:
-    """Labels [B] -> [B, classes]: smoothing / classes everywhere, the rest on top."""
-    hot = jax.nn.one_hot(labels, classes)
-    return hot * (1 - smoothing) + smoothing / classes
+        raise UsageError(f"mixture.chunk={chunk} does not divide a batch of {batch}.")
