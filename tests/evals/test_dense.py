@@ -197,7 +197,7 @@ def test_a_window_is_zero_beyond_a_small_picture():
     """After the normalisation, as in training; and all windows come back in order."""
     view = segment.parse("segment_fit(8, longest=64) | normalize", "view")
     method = method_of(lambda state, batch: batch["views"][0])
-    predict = segment.predictor(method, view, meshes.make(fsdp=1), 8)
+    predict = segment.window_predictor(method, view, meshes.make(fsdp=1), 8)
     windows = np.full((11, 16, 16, 3), 255, np.uint8)
     windows[:, :, :, 0] = np.arange(11)[:, None, None]
     sizes = np.tile(np.float32([[16, 16]]), (11, 1))
