@@ -163,7 +163,7 @@ class Neighbours(NamedTuple):
 def describe_obstacle(sets) -> str:
     """What keeps the data from being classified by neighbours, for the log."""
     if sets.several:
-        return "several labels per image"
+        return "several labels per picture"
     return "no held-out split" if sets.classes else "no labels"
 
 
