@@ -43,6 +43,7 @@ def to_map(attention: Array, grid: tuple[int, int]) -> Array:
     if n == rows * columns + 1:
         # From the class token to the patches.
         return attention[:, 0, 1:].reshape(b, rows, columns)
+    # Every patch merging of a Swin halves both sides, and thus quarters the tokens.
     shrink = round((rows * columns / n) ** 0.5)
     small = rows // shrink, columns // shrink
     if small[0] * small[1] != n:

@@ -33,6 +33,7 @@ def make(
     predict = embedder(predictor(network), held_out, mesh)
 
     def run(state, step, writer):
+        # [N, K], and [N] or, with several labels per image, [N, K]
         logits, labels = extract(predict, held_out, state, check)
         metrics = scores.all_of(logits, labels) | {"examples": len(labels)}
         return {f"{protocol}/{name}": value for name, value in metrics.items()}

@@ -64,7 +64,7 @@ def as_text(shape: list | dict) -> list | dict:
 
 
 def ground_truth(
-    known: Sequence[Objects], category_ids: Sequence[int], names: Sequence[str]
+    truth: Sequence[Objects], category_ids: Sequence[int], names: Sequence[str]
 ) -> dict:
     """The objects of all images in the form of a COCO annotation file, with crowds.
 
@@ -72,7 +72,7 @@ def ground_truth(
     """
     names = names or [str(id) for id in category_ids]
     images, annotations = [], []
-    for objects in known:
+    for objects in truth:
         size = {"height": objects.height, "width": objects.width}
         images.append({"id": objects.id, **size})
         for i, box in enumerate(objects.boxes):
@@ -114,11 +114,11 @@ def score(
         # and large masks must be told apart by the masks' own area.
         rows = [{k: v for k, v in row.items() if k != "bbox"} for row in rows]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        known = open_dataset(truth)
+        annotations = open_dataset(truth)
         results = open_dataset({**truth, "annotations": []})
         if rows:  # loadRes fails on an empty list
-            results = known.loadRes(copy.deepcopy(rows))
-        evaluation = COCOeval(known, results, kind)
+            results = annotations.loadRes(copy.deepcopy(rows))
+        evaluation = COCOeval(annotations, results, kind)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

@@ -57,7 +57,8 @@ def encode_masks(masks, boxes, height: int, width: int) -> list[dict]:
 
 def select_valid(detections: dict, i: int) -> dict:
     """The valid detections of image i of a batch whose boxes are not empty."""
-    boxes = detections["original"][i]
+    boxes = detections["original"][i]  # [n, 4]
+    # Clipping to the image may leave boxes without area.
     valid = detections["valid"][i] & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     names = ("original", "scores", "classes", "masks")
     return {k: detections[k][i][valid] for k in names if k in detections}
@@ -83,7 +84,7 @@ def collect(predict: Callable, data, state, check: Callable) -> tuple[list, list
         ThreadPoolExecutor(THREADS) as pool,
     ):
         for batch in batches:
-            check()
+            check()  # a signal to stop is heeded between batches
             outputs = jax.device_get(predict(state, batch, data.resident))
             for i in np.flatnonzero(outputs["counts"]):
                 objects = data.source.labels[outputs["index"][i]]
@@ -148,7 +149,7 @@ def refresher(method, train, batches: int, momentum: float, mesh) -> Callable:
     """
 
     def update(state, batch, resident):
-        key = jax.random.key(0)
+        key = jax.random.key(0)  # statistics must not depend on when they are taken
         augmented = train.augment(batch, resident, key)
         return method.loss(state.params, state, augmented, key)[1].stats
 
@@ -192,7 +193,7 @@ def evaluate(detection: Detection, state, step: int, writer) -> dict[str, float]
     else:
         rows, metrics = score_voc(truth, detections, category_ids, detection.metric)
     protocol = detection.protocol
-    if jax.process_index() == 0:
+    if jax.process_index() == 0:  # every process has all detections
         file = Path(detection.workdir) / "detections" / f"{protocol}_{step}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         atomic_write.write(file, json.dumps(rows))

@@ -42,8 +42,8 @@ def scores(counts: np.ndarray) -> dict[str, np.ndarray | float]:
     iou = ratio(correct, labels + predicted - correct)
     acc = ratio(correct, labels)
     return {
-        "mIoU": mean_known(iou),
-        "mAcc": mean_known(acc),
+        "mIoU": mean_defined(iou),
+        "mAcc": mean_defined(acc),
         "aAcc": float(ratio(correct.sum(), np.float64(counts.sum()))),
         "iou": iou,
         "acc": acc,
@@ -55,10 +55,10 @@ def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
 
 
-def mean_known(values: np.ndarray) -> float:
+def mean_defined(values: np.ndarray) -> float:
     """The mean of the values that are not nan; nan if all are."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else float("nan")
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else float("nan")
 
 
 def windows(height: int, width: int, crop: int, stride: int) -> np.ndarray:

@@ -85,6 +85,7 @@ def save(page: Image.Image, path: Path) -> bytes:
     buffer = io.BytesIO()
     page.save(buffer, "PNG")
     path.parent.mkdir(exist_ok=True)
+    # A rename within a folder is atomic: a reader never sees half a file.
     new = path.with_name(path.name + ".new")
     new.write_bytes(buffer.getvalue())
     os.replace(new, path)
@@ -129,6 +130,7 @@ def painter(show: Callable, count: int, sets, mesh) -> Callable:
 
     def paint(state):
         with contextlib.closing(data.sweep()) as batches:
+            # The first batch is enough: figures show few images.
             return jax.device_get(run(state, next(batches), data.resident))
 
     return paint

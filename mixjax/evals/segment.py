@@ -37,7 +37,7 @@ class Segmentation(NamedTuple):
     classes: int
 
 
-def stretch(size: int, cells: int) -> np.ndarray:
+def resize_matrix(size: int, cells: int) -> np.ndarray:
     """The matrix [size, cells] float32 that resizes an axis of `cells` to `size`.
 
     Bilinear with half-pixel centres, as align_corners=False of torch.
@@ -47,7 +47,9 @@ def stretch(size: int, cells: int) -> np.ndarray:
     return np.maximum(0, 1 - distance).astype(np.float32)
 
 
-def axis(spans: Sequence[tuple[int, int]], crop: int, cells: int, size: int, out: int):
+def axis_matrix(
+    spans: Sequence[tuple[int, int]], crop: int, cells: int, size: int, out: int
+):
     """The matrix [out, n cells] from the cells of n windows of an axis to `out` pixels.
 
     spans: where windows begin and end on the axis of `size` pixels. A window shows
@@ -59,15 +61,15 @@ def axis(spans: Sequence[tuple[int, int]], crop: int, cells: int, size: int, out
     parts = []
     for low, high in spans:
         part = np.zeros((size, cells), np.float32)
-        part[low:high] = stretch(crop, cells)[: high - low]
+        part[low:high] = resize_matrix(crop, cells)[: high - low]
         parts.append(part / visits)
-    return stretch(out, size) @ np.concatenate(parts, axis=1)
+    return resize_matrix(out, size) @ np.concatenate(parts, axis=1)
 
 
 def assemble(logits, rows, columns):
     """Logits of a grid of windows [n, m, h, w, K] -> classes [H, W] int32.
 
-    rows: [H, n h]; columns: [W, m w], from `axis`.
+    rows: [H, n h]; columns: [W, m w], from axis_matrix.
     """
     n, m, h, w, k = logits.shape
     grid = logits.transpose(0, 2, 1, 3, 4).reshape(n * h, m * w, k)
@@ -129,7 +131,7 @@ def assembler(mesh, crop: int) -> Callable:
         grid = logits.reshape(len(spans[0]), len(spans[1]), *logits.shape[1:])
         arrays = [grid]
         for a in (0, 1):  # rows, columns
-            matrix = axis(spans[a], crop, logits.shape[1 + a], size[a], out[a])
+            matrix = axis_matrix(spans[a], crop, logits.shape[1 + a], size[a], out[a])
             # Rows of zeros round the size up to STEP; what they yield is cut off below.
             arrays.append(np.pad(matrix, ((0, -out[a] % STEP), (0, 0))))
         arrays = [meshes.put(x, everywhere) for x in arrays]

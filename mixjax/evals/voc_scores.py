@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mixjax.data.scenes import Objects
-from mixjax.evals.miou_scores import mean_known
+from mixjax.evals.miou_scores import mean_defined
 
 IOUS = np.arange(50, 100, 5) / 100  # the thresholds
 # From continuous coordinates to pixels counted from 1: pixel 0, the interval [0, 1],
@@ -68,14 +68,14 @@ class Matches(NamedTuple):
 
 
 def match(
-    known: Sequence[Objects], detections: Sequence[Detections], label: int
+    truth: Sequence[Objects], detections: Sequence[Detections], label: int
 ) -> Matches:
     """Assigns the detections of class `label` to the objects that they overlap most.
 
     detections: from `printed`. Equal scores stay in the order of the images.
     """
     rows, total, offset = [], 0, 0  # offset: objects of the images before
-    for objects, image in zip(known, detections, strict=True):
+    for objects, image in zip(truth, detections, strict=True):
         of_class = objects.classes == label
         boxes = objects.boxes[of_class].astype(np.float64) + STARTS
         difficult = objects.difficult[of_class]
@@ -128,19 +128,19 @@ def average_precision(recall: np.ndarray, precision: np.ndarray, eleven: bool) -
 
 
 def table(
-    known: Sequence[Objects],
+    truth: Sequence[Objects],
     detections: Sequence[Detections],
     classes: int,
     eleven: bool,
 ) -> np.ndarray:
     """AP in percent of each class at each of IOUS: [classes, 10], nan if undefined.
 
-    known, detections: of the same images, in the same order.
+    truth, detections: of the same images, in the same order.
     """
     aps = np.full((classes, len(IOUS)), np.nan)
     detections = [printed(image) for image in detections]
     for label in range(classes):
-        matches = match(known, detections, label)
+        matches = match(truth, detections, label)
         if matches.total:
             curves = [curve(matches, iou) for iou in IOUS]
             aps[label] = [100 * average_precision(*c, eleven) for c in curves]
@@ -148,14 +148,14 @@ def table(
 
 
 def score(
-    known: Sequence[Objects],
+    truth: Sequence[Objects],
     detections: Sequence[Detections],
     classes: int,
     eleven: bool,
 ) -> dict[str, float]:
     """Mean over classes, in percent: AP (mean over IoU 0.50 .. 0.95), AP50, AP75."""
-    aps = table(known, detections, classes, eleven)  # [classes, 10]
-    by_iou = [mean_known(row) for row in aps.T]
+    aps = table(truth, detections, classes, eleven)  # [classes, 10]
+    by_iou = [mean_defined(row) for row in aps.T]
     numbers = dict(zip(IOUS.tolist(), by_iou, strict=True))
-    mean = mean_known(np.array(by_iou))
+    mean = mean_defined(np.array(by_iou))
     return {"AP": mean, "AP50": numbers[0.5], "AP75": numbers[0.75]}

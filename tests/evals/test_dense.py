@@ -183,7 +183,9 @@ def test_sliding_windows_are_one_matrix_for_each_axis(size):
     places = segment.miou_scores.windows(*size, crop, stride)
     logits = np.stack([logits_of(w) for w in segment.cut(image, places, crop)])
     spans = [sorted({(p[a], p[a + 2]) for p in places.tolist()}) for a in (0, 1)]
-    matrices = [segment.axis(spans[a], crop, 16, size[a], out[a]) for a in (0, 1)]
+    matrices = [
+        segment.axis_matrix(spans[a], crop, 16, size[a], out[a]) for a in (0, 1)
+    ]
     grid = logits.reshape(len(spans[0]), len(spans[1]), *logits.shape[1:])
     n, m, h, w, k = grid.shape
     flat = grid.transpose(0, 2, 1, 3, 4).reshape(n * h, m * w, k)
