@@ -1,4 +1,4 @@
-"""From scores and boxes of regions to the objects found in one image."""
+"""Selects the detections of one image from the scores and boxes of its regions."""
 
 from typing import NamedTuple
 
@@ -13,14 +13,14 @@ Array = jax.Array
 
 
 class Detections(NamedTuple):
-    """Objects found, best first; places with nothing hold zeros and are not valid."""
+    """The detections of an image by descending score; padding is 0 and not valid."""
 
-    boxes: Array  # [count, 4] float32, inside the image; may be empty
+    boxes: Array  # [count, 4] float32, clipped to the image; may be empty
     scores: Array  # (count,) float32
     classes: Array  # (count,) int32
     valid: Array  # (count,) bool
-    roi: Array  # (count,) int32, the region that each came from
-    overflow: Array  # () int32, pairs above the score threshold without a place
+    roi: Array  # (count,) int32, the region of each
+    overflow: Array  # () int32, pairs above the score threshold beyond `candidates`
 
 
 def detections(
@@ -34,11 +34,12 @@ def detections(
     count: int,
     candidates: int,
 ) -> Detections:
-    """The `count` best pairs of region and class after suppression within classes.
+    """The `count` best pairs of region and class after NMS within each class.
 
-    boxes: [R, 4 K] by class or [R, 4] for all, decoded; probs: [R, K + 1], background
-    last; hw: [2], the true size of the image, to which boxes are cut; valid: (R,) bool.
-    Only scores above the threshold (not at it) count, the `candidates` best of them.
+    boxes: decoded, [R, 4 K] by class or [R, 4] for all classes; probs: [R, K + 1],
+    background last; hw: [2], the size of the image without padding, to which boxes are
+    clipped; valid: (R,) bool. Only scores strictly above the threshold count, and of
+    those the `candidates` best, a fixed number that replaces detectron2's lists.
     """
     k = probs.shape[1] - 1
     boxes = box_ops.clip(boxes.reshape(len(boxes), -1, 4), hw)  # [R, K or 1, 4]
@@ -46,22 +47,27 @@ def detections(
     scores = probs[:, :k].astype(jnp.float32)
     passed = (scores > score_threshold) & jnp.isfinite(boxes).all(axis=-1)
     passed = (passed & valid[:, None]).ravel()  # [R K]
+    # A pair is region * K + class.
     pair, ok = ranking.top(scores.ravel(), passed, min(candidates, passed.size))
-    boxes, scores, group = boxes.reshape(-1, 4)[pair], scores.ravel()[pair], pair % k
-    limits = {"threshold": nms_threshold, "count": count}
-    index, ok = nms(boxes, scores, group, ok, **limits)
+    boxes, scores = boxes.reshape(-1, 4)[pair], scores.ravel()[pair]
+    classes = pair % k
+    index, ok = nms(boxes, scores, classes, ok, threshold=nms_threshold, count=count)
     blank = lambda x: jnp.where(ok if x.ndim == 1 else ok[:, None], x, 0)
-    found = map(blank, (boxes[index], scores[index], group[index]))
-    roi = blank((pair // k)[index])
-    overflow = jnp.maximum(passed.sum(dtype=jnp.int32) - candidates, 0)
-    return Detections(*found, ok, roi, overflow)
+    return Detections(
+        boxes=blank(boxes[index]),
+        scores=blank(scores[index]),
+        classes=blank(classes[index]),
+        valid=ok,
+        roi=blank((pair // k)[index]),
+        overflow=jnp.maximum(passed.sum(dtype=jnp.int32) - candidates, 0),
+    )
 
 
 def to_original(boxes: Array, hw: Array, original: Array) -> Array:
-    """Boxes [..., 4] of an image resized to hw [2] in its original size [2], float32.
+    """Boxes [..., 4] of an image of hw [2], scaled to its `original` size [2], float32.
 
-    Each axis has its own scale; boxes are cut to the image. Empty ones stay: see
-    boxes.nonempty.
+    Each axis has its own scale, and boxes are clipped to the image. Empty boxes remain;
+    boxes.nonempty tells them apart.
     """
     hw, original = (jnp.asarray(x, jnp.float32) for x in (hw, original))
     scale = (original / hw)[jnp.array([1, 0, 1, 0])]

@@ -1,7 +1,6 @@
-"""Classes, boxes and masks drawn over normalised images, as array operations."""
+"""Draws classes, boxes and masks over normalised images, as array operations."""
 
 import colorsys
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +8,15 @@ import numpy as np
 
 Array = jax.Array
 IGNORED = 255
-SHARE = 0.55  # of the colour in what is tinted
-EDGE = 1.5  # pixels from a box's side to the end of its line
-MEAN, STD = 0.45, 0.225  # of natural images, about: what colours are normalised with
+SHARE = 0.55  # of the colour in tinted pixels
+EDGE = 1.5  # half the width of a box's outline, in pixels
+MEAN, STD = 0.45, 0.225  # of ImageNet, roughly: colours are normalised like images
 
 
 def palette(count: int) -> np.ndarray:
-    """[count, 3] float32 colours that differ, in units of normalised images."""
-    golden = (5**0.5 - 1) / 2  # hues as far apart as they can be, however many
+    """[count, 3] float32 distinct colours, in units of normalised images."""
+    # Multiples of the golden ratio spread hues evenly, whatever their number.
+    golden = (5**0.5 - 1) / 2
     hues = [(i * golden) % 1 for i in range(count)]
     tones = [
         colorsys.hsv_to_rgb(h, 0.9, 1 - 0.15 * (i % 3)) for i, h in enumerate(hues)
@@ -25,14 +25,14 @@ def palette(count: int) -> np.ndarray:
 
 
 def tint(images: Array, colours: Array, where: Array) -> Array:
-    """Images [B, H, W, C] mixed with colours of that shape where bool [B, H, W, 1]."""
+    """Blends images [.., H, W, C] with colours of that shape where [.., H, W, 1]."""
     return jnp.where(where, (1 - SHARE) * images + SHARE * colours, images)
 
 
 def classes_over(images: Array, classes: Array) -> Array:
-    """Images [B, H, W, 3] tinted by classes [B, h, w], resized by repetition.
+    """Tints images [B, H, W, 3] by classes [B, h, w], resized to nearest neighbours.
 
-    IGNORED leaves a pixel as it is.
+    Pixels of class IGNORED keep their colour.
     """
     size = (len(images), *images.shape[1:3])
     if classes.shape != size:
@@ -43,21 +43,21 @@ def classes_over(images: Array, classes: Array) -> Array:
 
 
 def outline(box: Array, height: int, width: int) -> Array:
-    """bool [H, W], the pixels on the four sides of a box."""
+    """bool [H, W], the pixels on the outline of a box."""
     y, x = jnp.arange(height)[:, None] + 0.5, jnp.arange(width)[None] + 0.5
     x0, y0, x1, y1 = box
-    within = lambda by: (x > x0 - by) & (x < x1 + by) & (y > y0 - by) & (y < y1 + by)
-    return within(EDGE) & ~within(-EDGE)
+    grown = lambda by: (x > x0 - by) & (x < x1 + by) & (y > y0 - by) & (y < y1 + by)
+    return grown(EDGE) & ~grown(-EDGE)
 
 
 def stencil(probs: Array, box: Array, height: int, width: int) -> Array:
-    """bool [H, W] of a mask [S, S] that fills `box`: bilinear, at least one half."""
+    """bool [H, W]: where a mask [S, S], resized to `box`, is at least 0.5."""
 
     def weights(low, high, size):
         at = jnp.arange(size) + 0.5
         at = (at - low) / jnp.maximum(high - low, 1e-6) * len(probs) - 0.5
-        near = jnp.abs(at[:, None] - jnp.arange(len(probs))[None])
-        return jnp.maximum(0, 1 - near)  # [size, S]
+        distance = jnp.abs(at[:, None] - jnp.arange(len(probs))[None])
+        return jnp.maximum(0, 1 - distance)  # [size, S]
 
     x0, y0, x1, y1 = box
     rows, columns = weights(y0, y1, height), weights(x0, x1, width)
@@ -67,24 +67,25 @@ def stencil(probs: Array, box: Array, height: int, width: int) -> Array:
 def objects_over(
     images: Array, boxes: Array, classes: Array, valid: Array, masks: Array | None
 ) -> Array:
-    """Images [B, H, W, 3] with boxes [B, N, 4] and masks [B, N, S, S] over them.
+    """Draws boxes [B, N, 4] and masks [B, N, S, S] over images [B, H, W, 3].
 
-    classes [B, N] choose the colours; valid [B, N] the objects to draw.
+    classes: [B, N], which choose the colours; valid: [B, N] bool, which to draw.
     """
     height, width = images.shape[1:3]
     colours = jnp.asarray(palette(IGNORED + 1))
 
-    def add(image, one):
-        box, number, drawn, *mask = one
-        colour = jnp.broadcast_to(colours[number], image.shape)
+    def add(image, drawing):
+        box, label, drawn, *mask = drawing
+        colour = jnp.broadcast_to(colours[label], image.shape)
         if mask:
             inside = stencil(mask[0], box, height, width)[..., None] & drawn
             image = tint(image, colour, inside)
         line = outline(box, height, width)[..., None] & drawn
         return jnp.where(line, colour, image), None
 
-    def over(image, *each):
-        return jax.lax.scan(add, image, each)[0]
+    def add_all(image, *drawings):
+        # One after another, so that later objects lie over earlier ones.
+        return jax.lax.scan(add, image, drawings)[0]
 
-    each = (boxes, classes, valid) + (() if masks is None else (masks,))
-    return jax.vmap(functools.partial(over))(images, *each)
+    drawings = (boxes, classes, valid) + (() if masks is None else (masks,))
+    return jax.vmap(add_all)(images, *drawings)

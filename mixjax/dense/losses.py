@@ -1,8 +1,8 @@
-"""Losses of detectors, over the whole batch at once; all sums are float32.
+"""Losses of detectors over a whole batch; all sums are float32.
 
-Their normalisers are detectron2's: places of the RPN's sample (also empty ones), all
-sampled regions (not only positives), and all pixels of all positives. Leading axes
-[...] are those of the batch, as [B, R].
+Normalisers are those of detectron2: the size of the RPN's sample, filled or not, for
+its losses; all sampled regions, not only positives, for boxes; all pixels of all
+positives for masks. Leading axes [...] are those of the batch, such as [B, R].
 """
 
 from collections.abc import Sequence
@@ -17,17 +17,22 @@ Array = jax.Array
 
 
 def binary(logits: Array, targets: Array) -> Array:
-    """Cross-entropy of sigmoids with targets in 0..1, elementwise, float32."""
+    """Binary cross-entropy of logits with targets in 0..1, elementwise, float32."""
     logits = logits.astype(jnp.float32)
+    # -t log s(x) - (1 - t) log(1 - s(x)), without overflow
     return jax.nn.softplus(logits) - logits * targets
 
 
 def smooth_l1(error: Array, beta: float) -> Array:
-    """|error|, or a parabola below `beta`; elementwise. beta 0 is plain L1."""
-    size = abs(error)
+    """|error| - beta / 2, or a parabola where |error| < beta; elementwise.
+
+    Girshick (2015), equation 3, with the border at beta instead of 1. beta=0 is L1.
+    """
+    distance = abs(error)
     if beta == 0:
-        return size
-    return jnp.where(size < beta, 0.5 * size**2 / beta, size - 0.5 * beta)
+        return distance
+    parabola = 0.5 * distance**2 / beta
+    return jnp.where(distance < beta, parabola, distance - 0.5 * beta)
 
 
 def rpn_losses(
@@ -42,12 +47,13 @@ def rpn_losses(
     """(objectness, box) losses of a region proposal network.
 
     logits: [..., N]; deltas, targets: [..., N, 4], targets encoded; labels: [..., N], 1
-    and 0 for sampled positives and negatives, -1 else. Both sums are divided by
-    `normaliser`: the places of a sample times the images, however many were filled.
+    and 0 for sampled positives and negatives, -1 for anchors that were not sampled.
+    Both sums are divided by `normaliser`: samples per image times images, even if fewer
+    anchors were available.
     """
     entropy = binary(logits, labels == 1)
     objectness = jnp.where(labels >= 0, entropy, 0).sum() / normaliser
-    # Before the distance, so that rows of no object have no gradient, not even NaN.
+    # Masked before the distance, so that other rows have no gradient, not even NaN.
     error = deltas.astype(jnp.float32) - targets
     error = jnp.where((labels == 1)[..., None], error, 0)
     return objectness, smooth_l1(error, beta).sum() / normaliser
@@ -69,18 +75,19 @@ def box_losses(
     """(class, box) losses of a box head over the sampled regions of the batch.
 
     logits: [..., K + 1], background last; deltas: [..., 4 K] by class or [..., 4];
-    classes: [...], any where not positive; valid, positive: [...] bool; proposals and
-    their ground truth targets: [..., 4]. kind: "l1" on deltas coded with `weights`
-    (smooth below `beta`) or "giou" on decoded boxes. Positives alone have a box loss,
-    but both sums are divided by all valid regions. UsageError for another kind.
+    classes: [...], arbitrary where not positive; valid, positive: [...] bool;
+    proposals, and the ground-truth boxes `targets`: [..., 4]. kind: "l1" on deltas
+    encoded with `weights` (smooth below `beta`) or "giou" on decoded boxes. Only
+    positives have a box loss, but both sums are divided by the number of valid regions.
+    UsageError for any other kind.
     """
     check_name("box loss", kind, ("l1", "giou"))
     k = logits.shape[-1] - 1
     positive = positive & valid
-    labels = jnp.where(positive, classes, k)[..., None]
+    labels = jnp.where(positive, classes, k)[..., None]  # K: background
     logs = jax.nn.log_softmax(logits.astype(jnp.float32))
     entropy = -jnp.take_along_axis(logs, labels, axis=-1)[..., 0]
-    deltas = _own(deltas, jnp.where(positive, classes, 0))
+    deltas = _select_class(deltas, jnp.where(positive, classes, 0))
     if kind == "giou":
         boxes = box_ops.decode(deltas, proposals, weights)
         distance = 1 - box_ops.giou(boxes, targets)
@@ -89,27 +96,32 @@ def box_losses(
         error = jnp.where(positive[..., None], error, 0)
         distance = smooth_l1(error, beta).sum(axis=-1)
     regions = jnp.maximum(valid.sum(), 1)
-    sums = jnp.where(valid, entropy, 0).sum(), jnp.where(positive, distance, 0).sum()
-    return sums[0] / regions, sums[1] / regions
+    class_sum = jnp.where(valid, entropy, 0).sum()
+    box_sum = jnp.where(positive, distance, 0).sum()
+    return class_sum / regions, box_sum / regions
 
 
-def _own(deltas: Array, classes: Array) -> Array:
-    """Each region's deltas [..., 4] for its class, if there are several; float32."""
+def _select_class(deltas: Array, classes: Array) -> Array:
+    """Each region's deltas [..., 4] for its class, float32.
+
+    deltas: [..., 4 K], or [..., 4] for all classes.
+    """
     deltas = deltas.astype(jnp.float32)
     deltas = deltas.reshape(*deltas.shape[:-1], -1, 4)  # [..., K or 1, 4]
     if deltas.shape[-2] == 1:
         return deltas[..., 0, :]
-    own = jnp.take_along_axis(deltas, classes[..., None, None], axis=-2)
-    return own[..., 0, :]  # [..., 4]
+    selected = jnp.take_along_axis(deltas, classes[..., None, None], axis=-2)
+    return selected[..., 0, :]  # [..., 4]
 
 
 def mask_loss(logits: Array, targets: Array, classes: Array, positive: Array) -> Array:
     """Mean binary cross-entropy over all pixels of all positives; 0 if there are none.
 
-    logits: [..., m, m, K], of which only the channel of classes [...] counts; targets:
-    [..., m, m] in 0/1; positive: [...] bool.
+    logits: [..., m, m, K], of which only the channel of the region's class counts (He
+    et al., 2017, section 3: masks of different classes do not compete); classes: [...];
+    targets: [..., m, m] in 0/1; positive: [...] bool.
     """
-    own = jnp.where(positive, classes, 0)[..., None, None, None]
-    own = jnp.take_along_axis(logits, own, axis=-1)[..., 0]  # [..., m, m]
-    mean = binary(own, targets).mean(axis=(-2, -1))
+    channel = jnp.where(positive, classes, 0)[..., None, None, None]
+    of_class = jnp.take_along_axis(logits, channel, axis=-1)[..., 0]  # [..., m, m]
+    mean = binary(of_class, targets).mean(axis=(-2, -1))
     return jnp.where(positive, mean, 0).sum() / jnp.maximum(positive.sum(), 1)

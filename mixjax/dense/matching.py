@@ -1,4 +1,4 @@
-"""Which boxes stand for which ground truth, and which of them are trained on."""
+"""Assigns boxes to ground truth, and samples those that have a loss."""
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +19,14 @@ def match(
     valid_gt: Array,
     inside: Array | bool,
 ) -> tuple[Array, Array]:
-    """iou [G, N] -> index (N,) of the best ground truth, label (N,) in -1/0/1, int32.
+    """iou [G, N] -> (index (N,) of the best ground truth, label (N,) in -1/0/1), int32.
 
-    Positive from the upper threshold on, negative below the lower one, else ignored.
-    low_quality: also positive are the best boxes of each ground truth (ties included,
-    but never without overlap), if True, or if their IoU reaches this number; their
-    index stays that of their own best, as in detectron2. valid_gt: [G] bool; inside:
-    [N] bool or True, the others take no part and are ignored. UsageError for thresholds
-    that do not rise.
+    Positive from the upper threshold on, negative below the lower one, otherwise
+    ignored. low_quality: whether the best boxes of each ground truth (ties included,
+    but never without overlap) are positive, too: True, or a number for those whose IoU
+    reaches it. Their index remains that of the ground truth that they themselves
+    overlap most, as in detectron2. valid_gt: [G] bool; inside: [N] bool or True;
+    boxes that are not inside are ignored. UsageError for thresholds that do not rise.
     """
     low, high = thresholds
     if not 0 <= low <= high <= 1:
@@ -35,7 +35,7 @@ def match(
             "(0.3, 0.7), a box head (0.5, 0.5)."
         )
     inside = jnp.broadcast_to(inside, iou.shape[1])
-    # Rows of padding lie below every overlap, or all their zeros would be the largest.
+    # Padding must lie below every overlap: its rows have only zeros, all "the best".
     iou = jnp.where(valid_gt[:, None] & inside, jax.lax.stop_gradient(iou), -1)
     # One value for all uses: computed twice, it could round to an unequal maximum.
     iou = jax.lax.optimization_barrier(iou)
@@ -50,7 +50,7 @@ def match(
 
 
 def _forced(iou: Array, least: float) -> Array:
-    """(N,) bool: the boxes that are the best of some row of iou [G, N]."""
+    """(N,) bool: whether a box is the best of any row of iou [G, N], and at `least`."""
     best = iou.max(axis=1, keepdims=True)  # [G, 1]
     return ((iou == best) & (best > 0) & (best >= least)).any(axis=0)
 
@@ -58,11 +58,13 @@ def _forced(iou: Array, least: float) -> Array:
 def sample(
     key: Array, label: Array, *, count: int, fraction: float
 ) -> tuple[Array, Array, Array]:
-    """Draws `count` boxes: index, valid, positive, all (count,), positives first.
+    """Samples `count` boxes: (index, valid, positive), all (count,), positives first.
 
-    label: (N,) in -1/0/1. At most count * fraction positives, the rest negatives, each
-    uniformly without replacement; ignored ones never. A key of its own for each image.
+    label: (N,) in -1/0/1. At most count * fraction positives and otherwise negatives,
+    drawn uniformly without replacement; ignored boxes are never drawn. Each image needs
+    a key of its own.
     """
+    # The highest of independent uniform numbers: a sample without replacement.
     chance = jax.random.uniform(key, label.shape)
     positive = jnp.asarray(label) == POSITIVE
     chosen, real = ranking.top(chance, positive, int(count * fraction))
@@ -74,7 +76,8 @@ def sample(
 
 
 def sample_weights(key: Array, label: Array, *, count: int, fraction: float) -> Array:
-    """As sample, but as weights of all boxes: (N,) float32, 1 for those drawn."""
+    """Like sample, but as weights of all boxes: (N,) float32, 1 for those drawn."""
     index, valid, _ = sample(key, label, count=count, fraction=fraction)
     weights = jnp.zeros(label.shape, jnp.float32)
+    # max, not set: padding may repeat a drawn index and must not overwrite it.
     return weights.at[index].max(valid.astype(jnp.float32))

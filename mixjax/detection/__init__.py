@@ -1,1 +1,1 @@
-"""Detectors: a network that looks at pictures and then at regions of them."""
+"""Detectors: the parts of training and testing that work on regions of images."""

@@ -1,4 +1,4 @@
-"""What a detector finds in pictures: boxes, classes, scores and masks."""
+"""Inference of a detector: boxes, classes, scores and masks of objects."""
 
 import jax
 import jax.numpy as jnp
@@ -9,37 +9,43 @@ from mixjax.dense.detections import detections, to_original
 from mixjax.detection import detector
 from mixjax.detection.detector import Detector
 
-SHOWN = 0.3  # the score from which pictures show a detection
+SHOWN = 0.3  # drawings show detections with a higher score
 
 
 def run_stages(d: Detector, state, outputs: dict, hw):
-    """(boxes [B, R, 4] before the last stage moves them, its deltas, probabilities
-    [B, R, K + 1], the mean over the stages, and which are valid)."""
-    variables, how = (state.params, state.stats), {"train": False}
+    """Runs all box heads on the proposals.
+
+    Returns (boxes [B, R, 4] that the last stage read, its deltas, probabilities
+    [B, R, K + 1] averaged over the stages, valid [B, R]). Cascade R-CNN averages the
+    probabilities in detectron2, the logits in mmdetection: config.method.test.average.
+    """
+    variables, mode = (state.params, state.stats), {"train": False}
     maps, total = detector.maps_of(outputs), 0.0
     by_logits = d.rules.test.average == "logits"
     boxes, valid = detector.propose(d, outputs, hw, test=True)
     for s in range(d.stages):
         pooled = detector.pool(d, maps, boxes, d.rules.boxes.side)
-        pooled, _ = detector.last_stage(d, variables, pooled, valid, **how)
-        found, _ = detector.head(d, variables, "box_head", s, pooled, valid, **how)
-        scores = found["class_logits"].astype(jnp.float32)
-        total = total + (scores if by_logits else jax.nn.softmax(scores))
+        pooled, _ = detector.run_last_stage(d, variables, pooled, valid, **mode)
+        head, _ = detector.run_head(d, variables, "box_head", s, pooled, valid, **mode)
+        logits = head["class_logits"].astype(jnp.float32)  # [B, R, K + 1]
+        total = total + (logits if by_logits else jax.nn.softmax(logits))
         if s + 1 < d.stages:
-            classes = found["class_logits"][..., :-1].argmax(axis=-1)
-            boxes = detector.refine(d, found["box_deltas"], boxes, classes, s, hw)
+            # Background is the last class and moves no box.
+            classes = head["class_logits"][..., :-1].argmax(axis=-1)  # [B, R]
+            boxes = detector.refine(d, head["box_deltas"], boxes, classes, s, hw)
     mean = total / d.stages
     probs = jax.nn.softmax(mean) if by_logits else mean
-    return boxes, found["box_deltas"], probs, valid
+    return boxes, head["box_deltas"], probs, valid
 
 
 def find(d: Detector, state, outputs: dict, hw) -> dict:
-    """Detections on the canvas, [B, count, ...]."""
+    """The fields of dense.detections.Detections, [B, count, ...], in pixels of the
+    padded images that the network reads."""
     test, weights = d.rules.test, d.rules.boxes.weights[-1]
 
-    def one(boxes, deltas, probs, valid, hw):
-        each = deltas.reshape(len(deltas), -1, 4)  # [R, K or 1, 4]
-        moved = box_maths.decode(each, boxes[:, None], weights)
+    def select(boxes, deltas, probs, valid, hw):
+        by_class = deltas.reshape(len(deltas), -1, 4)  # [R, K or 1, 4]
+        moved = box_maths.decode(by_class, boxes[:, None], weights)
         return detections(
             moved.reshape(len(deltas), -1),  # [R, 4 K] or [R, 4]
             probs,
@@ -51,50 +57,64 @@ def find(d: Detector, state, outputs: dict, hw) -> dict:
             candidates=test.candidates,
         )
 
-    return jax.vmap(one)(*run_stages(d, state, outputs, hw), hw)._asdict()
+    return jax.vmap(select)(*run_stages(d, state, outputs, hw), hw)._asdict()
 
 
-def masks_of(d: Detector, state, maps, found: dict):
-    """Masks of detections: [B, count, S, S], how likely each place shows the object."""
-    variables, how = (state.params, state.stats), {"train": False}
-    valid, side = found["valid"], d.rules.masks.pooled or d.rules.boxes.side
-    pooled = detector.pool(d, maps, found["boxes"], side)
+def masks_of(d: Detector, state, maps, objects: dict):
+    """Mask probabilities [B, count, S, S] of detections, inside their boxes.
+
+    objects: the fields of Detections. A cascade averages its mask heads.
+    """
+    variables, mode = (state.params, state.stats), {"train": False}
+    valid, side = objects["valid"], d.rules.masks.pooled or d.rules.boxes.side
+    pooled = detector.pool(d, maps, objects["boxes"], side)
     if not d.rules.masks.pooled:
-        pooled, _ = detector.last_stage(d, variables, pooled, valid, **how)
+        pooled, _ = detector.run_last_stage(d, variables, pooled, valid, **mode)
     total = 0.0
     for s in range(d.mask_heads):
-        drawn, _ = detector.head(d, variables, "mask_head", s, pooled, valid, **how)
-        picked = found["classes"][..., None, None, None]
-        own = jnp.take_along_axis(drawn["mask_logits"], picked, axis=-1)[..., 0]
-        total = total + jax.nn.sigmoid(own.astype(jnp.float32))
+        head, _ = detector.run_head(d, variables, "mask_head", s, pooled, valid, **mode)
+        channel = objects["classes"][..., None, None, None]
+        logits = jnp.take_along_axis(head["mask_logits"], channel, axis=-1)[..., 0]
+        total = total + jax.nn.sigmoid(logits.astype(jnp.float32))
     return total / d.mask_heads
 
 
 def predict(d: Detector, state, batch: dict) -> dict:
-    """boxes [B, n, 4] on the canvas, scores, classes, valid [B, n], overflow [B].
+    """Detects objects: boxes [B, n, 4], scores, classes, valid [B, n], overflow [B].
 
-    Also, if the detector has any, masks [B, n, S, S]; and, where the targets have the
-    size of the original, the boxes in that, as "original".
+    Boxes are in pixels of the padded images. Detectors with mask heads add masks
+    [B, n, S, S]; where the targets hold the size of the original image, "original"
+    holds the boxes in its pixels.
     """
     targets = batch["targets"]
-    outputs, _ = detector.look(d, state.params, state.stats, batch, train=False)
-    found = find(d, state, outputs, targets["hw"])
+    outputs, _ = detector.run_on_images(
+        d, state.params, state.stats, batch, train=False
+    )
+    objects = find(d, state, outputs, targets["hw"])
     if d.mask_heads:
-        found["masks"] = masks_of(d, state, detector.maps_of(outputs), found)
+        objects["masks"] = masks_of(d, state, detector.maps_of(outputs), objects)
     if "original" in targets:
-        given = found["boxes"], targets["hw"], targets["original"]
-        found["original"] = jax.vmap(to_original)(*given)
-    return found
+        objects["original"] = jax.vmap(to_original)(
+            objects["boxes"], targets["hw"], targets["original"]
+        )
+    return objects
 
 
 def show(d: Detector, state, batch: dict) -> dict:
-    """The pictures, with what was found, and with what is there."""
-    images, found = batch["views"][0], predict(d, state, batch)
-    drawn = found["valid"] & (found["scores"] > SHOWN)
-    what = found["boxes"], found["classes"], drawn, found.get("masks")
-    seen = {"input": images, "prediction": draw.objects_over(images, *what)}
+    """The images, with the detections and, if known, with the ground truth drawn in."""
+    images, objects = batch["views"][0], predict(d, state, batch)
+    confident = objects["valid"] & (objects["scores"] > SHOWN)
+    predicted = draw.objects_over(
+        images, objects["boxes"], objects["classes"], confident, objects.get("masks")
+    )
+    panels = {"input": images, "prediction": predicted}
     targets = batch["targets"]
     if "boxes" in targets:
-        what = targets["boxes"], targets["classes"], targets["present"]
-        seen["truth"] = draw.objects_over(images, *what, targets.get("masks"))
-    return seen
+        panels["truth"] = draw.objects_over(
+            images,
+            targets["boxes"],
+            targets["classes"],
+            targets["present"],
+            targets.get("masks"),
+        )
+    return panels

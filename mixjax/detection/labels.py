@@ -1,7 +1,7 @@
-"""What a detector learns from in one picture: labels of anchors, and sampled regions.
+"""Training targets of a detector in one image: labelled anchors, sampled regions.
 
-Everything here stands for a constant in the loss: no gradient goes through it.
-Source: Ren et al., 2015 (Faster R-CNN), in the form of detectron2.
+All of it is constant in the loss: no gradient passes through.
+Source: Ren et al., 2015 (Faster R-CNN), as implemented in detectron2.
 """
 
 from typing import NamedTuple
@@ -18,61 +18,71 @@ UNIT = (1.0, 1.0, 1.0, 1.0)  # weights of an anchor's deltas
 
 
 class Regions(NamedTuple):
-    """S regions of a picture that the heads look at; some may not be valid."""
+    """The S regions of an image that the heads of a stage read."""
 
     boxes: Array  # [S, 4]
-    valid: Array  # [S] bool
-    positive: Array  # [S] bool: shows an object; these come first
-    match: Array  # [S] int32, which object
-    classes: Array  # [S] int32, its class; any number where not positive
-    truth: Array  # [S, 4], its box
-    own: Array  # [S] bool: the region is an object's own box
+    valid: Array  # [S] bool, False for padding
+    positive: Array  # [S] bool, whether it shows an object; positives come first
+    match: Array  # [S] int32, the index of its best object
+    classes: Array  # [S] int32, that object's class; meaningless where not positive
+    truth: Array  # [S, 4], that object's box
+    from_truth: Array  # [S] bool, whether the region is itself a ground-truth box
 
 
 def anchor_targets(
     key: Array, anchors: Array, hw: Array, targets: dict, rule
 ) -> tuple[Array, Array]:
-    """(labels [N] int32: 1 object, 0 none, -1 not sampled; the object's box [N, 4]).
+    """(labels [N] int32: 1 object, 0 background, -1 not sampled; truth boxes [N, 4]).
 
-    anchors: [N, 4]. rule: low, high, low_quality, inside (whether anchors that leave
-    the picture `hw` are left out), samples, fraction.
+    anchors: [N, 4]. rule: low, high, low_quality, inside (whether to leave out anchors
+    that cross the border of the image, hw [2]), samples, fraction.
     """
-    gt, present = targets["boxes"], targets["present"]
-    overlap = iou(gt, anchors, present, True)  # [M, N]
-    how = {"thresholds": (rule.low, rule.high), "low_quality": rule.low_quality}
-    how["inside"] = within(anchors, hw, 0.0) if rule.inside else True
-    index, label = match(overlap, valid_gt=present, **how)
-    how = {"count": rule.samples, "fraction": rule.fraction}
-    drawn = sample_weights(key, label, **how) > 0
-    return jnp.where(drawn, label, -1), gt[index]
+    truth, present = targets["boxes"], targets["present"]
+    overlap = iou(truth, anchors, present, True)  # [M, N]
+    index, label = match(
+        overlap,
+        thresholds=(rule.low, rule.high),
+        low_quality=rule.low_quality,
+        valid_gt=present,
+        inside=within(anchors, hw, 0.0) if rule.inside else True,
+    )
+    weights = sample_weights(key, label, count=rule.samples, fraction=rule.fraction)
+    return jnp.where(weights > 0, label, -1), truth[index]
 
 
 def labelled(
-    boxes: Array, valid: Array, targets: dict, own: Array, threshold: float
+    boxes: Array, valid: Array, targets: dict, from_truth: Array, threshold: float
 ) -> Regions:
-    """All `boxes` as regions: positive where the best IoU is `threshold` or more."""
-    gt, present = targets["boxes"], targets["present"]
-    overlap = iou(gt, boxes, present, valid)
-    how = {"thresholds": (threshold, threshold), "low_quality": False, "inside": True}
-    index, label = match(overlap, valid_gt=present, **how)
+    """All `boxes` as regions; positive where the best IoU reaches `threshold`."""
+    truth, present = targets["boxes"], targets["present"]
+    overlap = iou(truth, boxes, present, valid)  # [M, R]
+    index, label = match(
+        overlap,
+        thresholds=(threshold, threshold),  # so no region is ignored
+        low_quality=False,
+        valid_gt=present,
+        inside=True,
+    )
     positive = (label == 1) & valid
-    found = targets["classes"][index], gt[index]
-    return Regions(boxes, valid, positive, index, *found, own)
+    classes = targets["classes"][index]
+    return Regions(boxes, valid, positive, index, classes, truth[index], from_truth)
 
 
 def sampled(key: Array, boxes: Array, valid: Array, targets: dict, rule, threshold):
-    """`rule.samples` regions of `boxes` and of the objects' own; positives first.
+    """Samples `rule.samples` regions from `boxes` and the ground truth.
 
-    rule: samples, fraction (of positives, at most). The objects are appended before
-    matching, so that each has a region from the first step on.
+    rule: samples, fraction (of positives, at most). Positives come first. Ground-truth
+    boxes are appended before matching, so that every object has a positive region from
+    the first step on, when proposals are still random.
     """
-    gt, present = targets["boxes"], targets["present"]
-    every = jnp.concatenate([boxes, gt])  # [R + M, 4]
-    known = jnp.concatenate([valid, present])
-    own = jnp.arange(len(every)) >= len(boxes)
-    regions = labelled(every, known, targets, own, threshold)
-    label = jnp.where(known, regions.positive.astype(jnp.int32), -1)
-    how = {"count": rule.samples, "fraction": rule.fraction}
-    index, drawn, positive = sample(key, label, **how)
-    taken = jax.tree.map(lambda x: x[index], regions)
-    return taken._replace(valid=drawn, positive=positive)
+    truth, present = targets["boxes"], targets["present"]
+    candidates = jnp.concatenate([boxes, truth])  # [R + M, 4]
+    usable = jnp.concatenate([valid, present])
+    from_truth = jnp.arange(len(candidates)) >= len(boxes)
+    regions = labelled(candidates, usable, targets, from_truth, threshold)
+    label = jnp.where(usable, regions.positive.astype(jnp.int32), -1)
+    index, drawn, positive = sample(
+        key, label, count=rule.samples, fraction=rule.fraction
+    )
+    chosen = jax.tree.map(lambda x: x[index], regions)
+    return chosen._replace(valid=drawn, positive=positive)

@@ -1,8 +1,9 @@
-"""Evaluations while training: each section of config.evals is one evaluator.
+"""Evaluations during training: each section of config.evals is one evaluator.
 
-`name` is a file of this folder whose make(...) returns run(state, step, writer) ->
-{metric: value}, or None if the data cannot be evaluated so. If the file says LEDGER,
-what it finds is written to the ledger, too.
+`name` is a file of this folder with a function make(...), which returns
+run(state, step, writer) -> {metric: value}, or None if the data does not allow this
+evaluation. Files without `make` are helpers. The metrics of a file that sets
+LEDGER = True are results and are also written to the ledger.
 """
 
 import logging
@@ -17,23 +18,24 @@ log = logging.getLogger("mixjax")
 
 
 class Evaluator(NamedTuple):
-    """Something to run on the state now and then."""
+    """A measurement of the state that is repeated during training."""
 
     name: str
-    every: int  # steps from one time to the next, 0: only at the end
-    due: Callable  # step -> bool
+    every: int  # steps between evaluations; 0: only at the end
+    due: Callable  # step -> bool, whether to evaluate after it
     run: Callable  # (state, step, writer) -> {metric: value}
-    kept: bool  # what it finds is a result, for the ledger
+    kept: bool  # whether its metrics are results, for the ledger
 
 
 def make(config: Mapping, *, clock: Clock, **context) -> list[Evaluator]:
     """The evaluators of config.evals.
 
-    every_epochs: how often, in epochs, 0 for only at the end, which is always due;
-    at_start: also on the untrained network. context: what an evaluator may use (sets,
-    method, network, mesh, workdir, check, and recipe, the whole configuration).
+    every_epochs: epochs between evaluations; 0: only at the end, which is always due.
+    at_start: whether to evaluate the untrained network, too. context: what an evaluator
+    may ask for by name (sets, method, network, mesh, workdir, check, and recipe, the
+    whole configuration).
     """
-    found = []
+    evaluators = []
     for name, section in config.items():
         fields = dict(section)
         kind, every, at_start = take(
@@ -41,17 +43,20 @@ def make(config: Mapping, *, clock: Clock, **context) -> list[Evaluator]:
         )
         file = load(__name__, kind, f"evals.{name}.name")
         run = call(f"evals.{name}", file.make, fields, **context)
-        if run is None:
+        if run is None:  # not for this data
             continue
         steps = clock.steps(every)
         due = _schedule(steps, at_start, clock)
         kept = getattr(file, "LEDGER", False)
-        found.append(Evaluator(name, steps, due, run, kept))
-    return found
+        evaluators.append(Evaluator(name, steps, due, run, kept))
+    return evaluators
 
 
 def describe(evaluators: list[Evaluator], clock: Clock) -> str:
-    """How often each is due: a squeezed run may evaluate more than it learns."""
+    """How often each is due, for the log.
+
+    A shortened run may well spend more time evaluating than training.
+    """
 
     def often(every: int) -> str:
         if not 0 < every < clock.total_steps:
@@ -73,14 +78,15 @@ def _schedule(every: int, at_start: bool, clock: Clock) -> Callable:
 def run_due(
     evaluators, state, step: int, done: list[str], record, keep: Callable
 ) -> None:
-    """Runs what is due after `step` and not in `done`, adding each name to `done`.
+    """Runs the evaluators due after `step` whose names are not in `done`.
 
-    keep: (step, metrics) writes what is a result to the ledger. Returns early, with
-    `done` saying how far it came, when a signal asks to stop.
+    Adds each name to `done` as it finishes. keep: (step, metrics), writes results to
+    the ledger. When a signal asks to stop, returns early; `done` then names those that
+    a resumed run can skip.
     """
     due = [e for e in evaluators if e.due(step) and e.name not in done]
     if due:
-        record.drain()
+        record.drain()  # pending training metrics come first
     for evaluator in due:
         try:
             values = evaluator.run(state, step, record.writer)

@@ -1,10 +1,10 @@
-"""Where a residual network is active on ordinary pictures: maps of its last stage.
+"""Activation maps of a residual network's last stage on unmixed images.
 
-The mean over channels of the squared last map, in evaluation mode, enlarged bilinearly
-and stretched over each picture's own range. Lam ("Leveraging Image Mixtures for
+A map is the mean over channels of the squared activations, in evaluation mode, resized
+bilinearly and stretched to each image's own range. Lam ("Leveraging Image Mixtures for
 Unsupervised Detection Pre-training") shows maps of the encoder's final layer without
-saying how they are made; this is a departure only in that it had to be chosen. Written
-to figures/activation_<step>.png and to TensorBoard.
+explaining how they are computed, so this definition is ours. Written to
+figures/activation_<step>.png and to TensorBoard.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Array = jax.Array
 
 
 def energy(features: Array, height: int, width: int) -> Array:
-    """A map [B, h, w, D] -> the mean of its squares, bilinear, [B, height, width]."""
+    """Mean square over channels of a map [B, h, w, D], resized: [B, height, width]."""
     mean = jnp.square(features.astype(jnp.float32)).mean(axis=-1)  # [B, h, w]
     return jax.image.resize(mean, (len(mean), height, width), "bilinear")
 
@@ -33,8 +33,8 @@ def shower(network) -> Callable:
         outputs = network.encode(state.params, state.stats, images)
         if "map" not in outputs:
             raise UsageError(
-                "evals.activation: model.encoder has no map of its last layer; for "
-                "transformers there is evals.attention."
+                "evals.activation: model.encoder has no map of its last layer; use "
+                "evals.attention for transformers."
             )
         return {"images": images, "maps": energy(outputs["map"], *images.shape[1:3])}
 
@@ -43,5 +43,7 @@ def shower(network) -> Callable:
 
 def make(*, count: int, sets, network, mesh, workdir: Path) -> Callable | None:
     """The evaluator: maps of `count` held-out (or training) images; 0: none."""
-    how = dict(count=count, sets=sets, mesh=mesh, workdir=workdir)
-    return drawer("activation", shower(network), **how)
+    show = shower(network)
+    return drawer(
+        "activation", show, count=count, sets=sets, mesh=mesh, workdir=workdir
+    )

@@ -1,4 +1,4 @@
-"""The network's own classifier on held-out pictures, each counted exactly once."""
+"""Accuracy of the network's own classifier on held-out images, each counted once."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ LEDGER = True
 
 
 def predictor(network) -> Callable:
-    """(state, images [B, H, W, C]) -> logits [B, K], as in evaluation."""
+    """(state, images [B, H, W, C]) -> logits [B, K], in evaluation mode."""
 
     def predict(state, images):
         outputs, _ = network.apply(state.params, state.stats, images, train=False)
@@ -23,8 +23,9 @@ def make(
 ) -> Callable | None:
     """The evaluator: top-1, top-5 and mean per class, or VOC's mean average precision.
 
-    protocol: what the metrics are called after, such as "finetune". examples: how many
-    held-out ones, spread evenly; 0 for all. None if there is no held-out split.
+    protocol: the first part of the metrics' names, such as "finetune". examples: number
+    of held-out examples, spread evenly; 0 for all. Returns None if there is no held-out
+    split.
     """
     held_out = sets.test(examples)
     if held_out is None:
@@ -32,9 +33,9 @@ def make(
     predict = embedder(predictor(network), held_out, mesh)
 
     def run(state, step, writer):
+        # [N, K], and [N] or, with several labels per image, [N, K]
         logits, labels = extract(predict, held_out, state, check)
-        found = scores.all_of(logits, labels)
-        found = {f"{protocol}/{name}": value for name, value in found.items()}
-        return found | {f"{protocol}/examples": len(labels)}
+        metrics = scores.all_of(logits, labels) | {"examples": len(labels)}
+        return {f"{protocol}/{name}": value for name, value in metrics.items()}
 
     return run

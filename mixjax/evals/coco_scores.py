@@ -1,8 +1,9 @@
-"""COCO's average precision of boxes and masks, with COCO's own code (pycocotools).
+"""COCO's average precision of boxes and masks, by COCO's own code (pycocotools).
 
-On the host. Numbers are fractions; -1 says that no object is of that kind. Results and
-truth are what the file formats of COCO say: boxes (x, y, width, height) in pixels of
-the file, and the file's own numbers of pictures and categories.
+Runs on the host. Scores are fractions; -1 means that there is no such object. Results
+and ground truth follow COCO's file formats (cocodataset.org, "Data format" and "Results
+format"): boxes (x, y, width, height) in pixels of the original image, and the ids of
+images and categories from the annotation file.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ from mixjax.data.scenes import Objects
 from mixjax.errors import UsageError, check_name
 
 KINDS = ("bbox", "segm")
+# In the order of COCOeval.stats.
 NAMES = "AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl".split()
 
 
@@ -29,21 +31,21 @@ def results(
     category_ids: Sequence[int],
     masks: Sequence[dict] | None,
 ) -> list[dict]:
-    """The detections of picture `id`, as COCO's result files have them.
+    """The detections of image `id` as rows of a COCO result file.
 
-    boxes: [n, 4] (x0, y0, x1, y1) in pixels of the file; scores: [n]; classes: [n] in
-    0 .. K - 1, category_ids: the file's number of each. masks: n run-length codes of
-    pycocotools, {"size", "counts"}, or None.
+    boxes: [n, 4] (x0, y0, x1, y1) in pixels of the original image; scores: [n];
+    classes: [n] in 0 .. K - 1; category_ids: the annotation file's id of each class.
+    masks: n run-length codes of pycocotools, {"size", "counts"}, or None.
     """
-    found = []
-    for i, (box, score, number) in enumerate(zip(boxes, scores, classes, strict=True)):
-        row = {"image_id": int(id), "category_id": int(category_ids[int(number)])}
+    rows = []
+    for i, (box, score, label) in enumerate(zip(boxes, scores, classes, strict=True)):
+        row = {"image_id": int(id), "category_id": int(category_ids[int(label)])}
         row["bbox"] = corner_and_size(box)
         row["score"] = float(score)
         if masks is not None:
             row["segmentation"] = as_text(masks[i])
-        found.append(row)
-    return found
+        rows.append(row)
+    return rows
 
 
 def corner_and_size(box: np.ndarray) -> list[float]:
@@ -53,7 +55,7 @@ def corner_and_size(box: np.ndarray) -> list[float]:
 
 
 def as_text(shape: list | dict) -> list | dict:
-    """A shape that JSON can hold."""
+    """A polygon list or a run-length code, in types that JSON can hold."""
     if isinstance(shape, list):
         return [np.asarray(polygon).tolist() for polygon in shape]
     counts = shape["counts"]
@@ -62,55 +64,61 @@ def as_text(shape: list | dict) -> list | dict:
 
 
 def ground_truth(
-    known: Sequence[Objects], category_ids: Sequence[int], names: Sequence[str]
+    truth: Sequence[Objects], category_ids: Sequence[int], names: Sequence[str]
 ) -> dict:
-    """Objects of all pictures as COCO's annotation files have them, with crowds.
+    """The objects of all images in the form of a COCO annotation file, with crowds.
 
-    category_ids, names: of the classes, in their order; names may be ().
+    category_ids, names: of the classes, in their order; names may be empty.
     """
     names = names or [str(id) for id in category_ids]
     images, annotations = [], []
-    for found in known:
-        images.append({"id": found.id, "height": found.height, "width": found.width})
-        for i, box in enumerate(found.boxes):
-            row = {"id": len(annotations) + 1, "image_id": found.id}  # 0 is no match
-            row["category_id"] = int(category_ids[found.classes[i]])
+    for objects in truth:
+        size = {"height": objects.height, "width": objects.width}
+        images.append({"id": objects.id, **size})
+        for i, box in enumerate(objects.boxes):
+            # Ids start at 1: COCOeval takes a match with id 0 for no match.
+            row = {"id": len(annotations) + 1, "image_id": objects.id}
+            row["category_id"] = int(category_ids[objects.classes[i]])
             row["bbox"] = corner_and_size(box)
-            row["area"] = float(found.area[i])
-            row["iscrowd"] = int(found.crowd[i])
-            if found.shapes and found.shapes[i] is not None:
-                row["segmentation"] = as_text(found.shapes[i])
+            row["area"] = float(objects.area[i])
+            row["iscrowd"] = int(objects.crowd[i])
+            if objects.shapes and objects.shapes[i] is not None:
+                row["segmentation"] = as_text(objects.shapes[i])
             annotations.append(row)
     categories = [
         {"id": int(id), "name": name}
         for id, name in zip(category_ids, names, strict=True)
     ]
-    found = {"images": images, "annotations": annotations, "categories": categories}
-    return {"info": {}, "licenses": [], **found}
+    return {
+        "info": {},
+        "licenses": [],
+        "images": images,
+        "annotations": annotations,
+        "categories": categories,
+    }
 
 
 def score(
-    truth: dict, found: list[dict], kind: str
+    truth: dict, rows: list[dict], kind: str
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """({one of NAMES: number}, {category: AP}) of results against the truth.
+    """({name in NAMES: score}, {category: AP}) of result rows against ground truth.
 
-    kind: "bbox" or "segm". Pictures of the truth without a result count. Neither
-    argument is changed. UsageError if masks are asked for and not all there.
+    kind: "bbox" or "segm". Images without results count, too. The arguments are not
+    changed. UsageError if kind is "segm" and a mask is missing.
     """
     check_name("evals: kind", kind, KINDS)
     if kind == "segm":
-        for what, rows in (("truth", truth["annotations"]), ("results", found)):
-            if any("segmentation" not in row for row in rows):
-                raise UsageError(
-                    f"evals: kind='segm' needs masks, which the {what} lack."
-                )
-        # With its box a result would count as small or large by the box's area.
-        found = [{k: v for k, v in row.items() if k != "bbox"} for row in found]
-    with contextlib.redirect_stdout(io.StringIO()):
-        known, seen = opened(truth), opened({**truth, "annotations": []})
-        if found:  # pycocotools cannot load none
-            seen = known.loadRes(copy.deepcopy(found))
-        evaluation = COCOeval(known, seen, kind)
+        check_masks("truth lacks", truth["annotations"])
+        check_masks("results lack", rows)
+        # pycocotools takes a result's area from its box if it has one; small, medium
+        # and large masks must be told apart by the masks' own area.
+        rows = [{k: v for k, v in row.items() if k != "bbox"} for row in rows]
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        annotations = open_dataset(truth)
+        results = open_dataset({**truth, "annotations": []})
+        if rows:  # loadRes fails on an empty list
+            results = annotations.loadRes(copy.deepcopy(rows))
+        evaluation = COCOeval(annotations, results, kind)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -118,19 +126,26 @@ def score(
     return dict(numbers), per_category(evaluation, truth["categories"])
 
 
-def opened(dataset: dict) -> COCO:
-    """pycocotools' view of a data set that is not in a file."""
-    found = COCO()
-    found.dataset = copy.deepcopy(dataset)
-    found.createIndex()
-    return found
+def check_masks(subject: str, rows: list[dict]) -> None:
+    """Raises UsageError if a row has no mask; subject: "truth lacks", for example."""
+    if any("segmentation" not in row for row in rows):
+        raise UsageError(f"evals: kind='segm' needs masks, which the {subject}.")
+
+
+def open_dataset(dataset: dict) -> COCO:
+    """A pycocotools data set made of a dictionary instead of a file."""
+    coco = COCO()
+    coco.dataset = copy.deepcopy(dataset)
+    coco.createIndex()
+    return coco
 
 
 def per_category(evaluation: COCOeval, categories: list[dict]) -> dict[str, float]:
-    """{category: AP} of all sizes, most detections; -1 if it has no object."""
+    """{category: AP} over all sizes and 100 detections; -1 for one without objects."""
+    # The last two axes are size (0: all) and most detections per image (-1: 100).
     precision = evaluation.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, K]
-    names, found = {c["id"]: c["name"] for c in categories}, {}
+    names, ap = {c["id"]: c["name"] for c in categories}, {}
     for i, id in enumerate(evaluation.params.catIds):
-        known = precision[:, :, i][precision[:, :, i] > -1]
-        found[names[id]] = float(known.mean()) if known.size else -1.0
-    return found
+        defined = precision[:, :, i][precision[:, :, i] > -1]
+        ap[names[id]] = float(defined.mean()) if defined.size else -1.0
+    return ap

@@ -1,4 +1,4 @@
-"""Features of every example of a data set, once each."""
+"""Features of all examples of a data set, each exactly once."""
 
 import contextlib
 from collections.abc import Callable
@@ -13,27 +13,30 @@ from mixjax.sharding import meshes
 def embedder(features: Callable, data: Data, mesh) -> Callable:
     """Jits (state, batch, resident) -> features [B, D], labels [B], valid [B].
 
-    All three are the same on every device, so any process can fetch them.
+    features: (state, images [B, H, W, C]) -> [B, D]. The results are replicated, so
+    that every process can fetch them whole.
     """
 
     def embed(state, batch, resident):
-        seen = data.augment(batch, resident, jax.random.key(0))
-        return features(state, seen["views"][0]), batch["label"], batch["valid"]
+        # A fixed key, so that evaluations of the same state agree.
+        augmented = data.augment(batch, resident, jax.random.key(0))
+        return features(state, augmented["views"][0]), batch["label"], batch["valid"]
 
     return jax.jit(embed, out_shardings=meshes.replicated(mesh))
 
 
 def extract(embed: Callable, data: Data, state, check: Callable):
-    """Runs all examples through: (features [N, D], labels [N]) as NumPy arrays.
+    """Embeds all readable examples: (features [N, D], labels [N]) as NumPy arrays.
 
-    The last batch is padded and the padding dropped, so exactly the readable examples
-    are there. `check` is called between batches and may raise.
+    embed: from embedder. The last batch is padded, and the padding is dropped.
+    `check` is called before each batch and may raise.
     """
-    features, labels = [], []
+    all_features, all_labels = [], []
     with contextlib.closing(data.sweep()) as batches:
         for batch in batches:
             check()
-            found, label, valid = jax.device_get(embed(state, batch, data.resident))
-            features.append(found[valid])
-            labels.append(label[valid])
-    return np.concatenate(features), np.concatenate(labels)
+            outputs = jax.device_get(embed(state, batch, data.resident))
+            features, labels, valid = outputs
+            all_features.append(features[valid])
+            all_labels.append(labels[valid])
+    return np.concatenate(all_features), np.concatenate(all_labels)

@@ -1,8 +1,8 @@
-"""Have features collapsed? What their spread and their directions say.
+"""Signs of collapsed features: their spread and the directions that they use.
 
-Of the features that evaluators read, in evaluation mode, each of length 1:
+Measured on the features that evaluators read, in evaluation mode, scaled to length 1:
 feature_std and mean_cosine as in objectives/health.py, and effective_rank (Roy &
-Vetterli, EUSIPCO 2007, definition 1), the number of directions that they use.
+Vetterli, EUSIPCO 2007, definition 1), the number of directions in use.
 """
 
 import logging
@@ -18,22 +18,25 @@ from mixjax.sharding import meshes
 
 log = logging.getLogger("mixjax")
 
-ROUNDING = 1e-6  # singular values below this share of all features are noise of float32
-# Fewer than two directions tell nothing apart but along one line.
+# Singular values below this share of the features' norm are rounding errors of float32.
+ROUNDING = 1e-6
+# With fewer than two directions, features differ along a single line.
 LEAST_RANK = 2.0
-# Of 1 / sqrt(d), where unit vectors spread evenly. So little have vectors within some
-# 3 degrees of their mean; features after ReLU, in one orthant all, have far more.
+# As a share of 1 / sqrt(d), the standard deviation of evenly spread unit vectors.
+# Vectors within about 3 degrees of their mean have this little; features after a ReLU,
+# although all in one orthant, have far more.
 LEAST_SPREAD = 0.05
 
 
 def effective_rank(features: np.ndarray) -> float:
     """exp of the entropy of the singular values of features [N, D] about their mean.
 
-    1 where they lie on a line, D where they spread evenly, 0 where all are the same.
+    1 if they lie on a line, D if they spread evenly, 0 if all are equal.
     """
     x = features.astype(np.float64)
     whole = np.linalg.norm(x)
     x = x - x.mean(axis=0)
+    # Both Gram matrices have the same nonzero eigenvalues: take the smaller one.
     gram = x.T @ x if x.shape[1] <= x.shape[0] else x @ x.T
     values = np.sqrt(np.linalg.eigvalsh(gram).clip(0))
     values = values[values > ROUNDING * whole]
@@ -47,32 +50,37 @@ def signs(features: np.ndarray, mesh) -> dict[str, float]:
     unit = features / np.maximum(length, 1e-12)
     everywhere = meshes.replicated(mesh)
     measure = jax.jit(health, out_shardings=everywhere)
-    found = jax.device_get(measure(meshes.put(unit, everywhere)))
-    found = {name: float(value) for name, value in found.items()}
-    return found | {"effective_rank": effective_rank(unit)}
+    values = jax.device_get(measure(meshes.put(unit, everywhere)))
+    metrics = {name: float(value) for name, value in values.items()}
+    return metrics | {"effective_rank": effective_rank(unit)}
 
 
-def collapse(found: dict[str, float], width: int) -> str:
-    """A sentence about features of that many dimensions that collapsed, else ""."""
-    rank, spread = found["effective_rank"], found["feature_std"] * width**0.5
-    what = []
+def describe_collapse(metrics: dict[str, float], width: int) -> str:
+    """A sentence that describes how features of `width` dimensions have collapsed.
+
+    metrics: from signs. "" if they have not.
+    """
+    rank, spread = metrics["effective_rank"], metrics["feature_std"] * width**0.5
+    symptoms = []
     if rank < LEAST_RANK:
-        what.append(
+        symptoms.append(
             f"their effective rank is {rank:.2f} of {width} dimensions, below "
             f"{LEAST_RANK:g}"
         )
     if spread < LEAST_SPREAD:
-        what.append(
+        symptoms.append(
             f"their standard deviation is {spread:.1%} of 1/sqrt({width}), below "
             f"{LEAST_SPREAD:.0%}"
         )
-    return f"the features have collapsed: {' and '.join(what)}." if what else ""
+    if not symptoms:
+        return ""
+    return f"the features have collapsed: {' and '.join(symptoms)}."
 
 
 def make(*, examples: int, sets, method, mesh, check: Callable) -> Callable:
-    """The evaluator, with a warning in the log when features have collapsed.
+    """The evaluator; it logs a warning when features have collapsed.
 
-    examples: how many held-out (or training) ones, spread evenly; 0 for all.
+    examples: number of held-out (or training) examples, spread evenly; 0 for all.
     """
     if examples < 0 or examples in (1, 2):
         raise UsageError(
@@ -83,10 +91,10 @@ def make(*, examples: int, sets, method, mesh, check: Callable) -> Callable:
 
     def run(state, step, writer):
         features, _ = extract(embed, data, state, check)
-        found = signs(features, mesh)
-        if said := collapse(found, features.shape[1]):
-            log.warning("step %d: %s", step, said)
-        found = {f"health/{name}": value for name, value in found.items()}
-        return found | {"health/examples": len(features)}
+        metrics = signs(features, mesh)
+        if warning := describe_collapse(metrics, features.shape[1]):
+            log.warning("step %d: %s", step, warning)
+        metrics |= {"examples": len(features)}
+        return {f"health/{name}": value for name, value in metrics.items()}
 
     return run

@@ -1,7 +1,7 @@
-"""Histograms of weights, tensor by tensor, in TensorBoard and as a picture.
+"""Histograms of the weights, one for each tensor.
 
-They are counted where the parameters lie; only the counts come to the host. Written to
-figures/histograms_<step>.png and to TensorBoard, as weights/<part>/<path>.
+Counting runs on the devices that hold the parameters; only counts come to the host.
+Written to figures/histograms_<step>.png and to TensorBoard, as weights/<part>/<path>.
 """
 
 from collections.abc import Callable
@@ -17,23 +17,24 @@ from mixjax.evals import pictures
 from mixjax.sharding import meshes
 
 Array = jax.Array
-ACROSS = 8  # tensors to a row of the picture
-SIDES = 96, 96  # pixels of each
+ACROSS = 8  # histograms in a row of the figure
+SIDES = 96, 96  # height and width of each, in pixels
 INK, PAPER = (50, 80, 140), (235, 235, 235)
 
 
 def histogram(x: Array, bins: int) -> dict[str, Array]:
     """Counts of x [...] in equal bins from its smallest to its largest value.
 
-    Fields are those of TensorBoard: bucket [bins] int32, bucket_limit [bins], the upper
-    ends, which belong to the bin below, and min, max, sum, sum_squares. Only sums go
-    over x, so that a tensor that is cut over devices stays where it is.
+    Returns TensorBoard's fields: bucket [bins] int32, bucket_limit [bins], the
+    inclusive upper ends of the bins, and min, max, sum, sum_squares.
     """
     x = x.astype(jnp.float32)
     low, high = x.min(), x.max()
-    wide = jnp.where(high > low, high - low, 1e-3 * jnp.maximum(jnp.abs(low), 1.0))
-    limits = low + wide * jnp.arange(1, bins + 1) / bins
-    limits = limits.at[-1].max(high)
+    # A constant tensor still gets bins of some width.
+    span = jnp.where(high > low, high - low, 1e-3 * jnp.maximum(jnp.abs(low), 1.0))
+    limits = low + span * jnp.arange(1, bins + 1) / bins
+    limits = limits.at[-1].max(high)  # rounding must not exclude the largest value
+    # Reductions alone, no scatter: a sharded tensor stays where it is.
     under = (x[..., None] <= limits).sum(axis=range(x.ndim), dtype=jnp.int32)  # [bins]
     counts = {"bucket": jnp.diff(under, prepend=0), "bucket_limit": limits}
     sums = {"sum": x.sum(), "sum_squares": jnp.square(x).sum()}
@@ -51,23 +52,26 @@ def counter(bins: int, mesh) -> Callable:
 
 
 def plot(counts: np.ndarray) -> np.ndarray:
-    """Counts [bins] as bars, uint8 [*SIDES, 3]."""
+    """Draws counts [bins] as bars: uint8 [*SIDES, 3]."""
     height, width = SIDES
     bars = counts[np.arange(width) * len(counts) // width] / counts.max()
     filled = np.arange(height, 0, -1)[:, None] <= np.ceil(bars * height)
     return np.where(filled[..., None], INK, PAPER).astype(np.uint8)
 
 
-def page(found: dict[str, dict]) -> Image.Image:
-    """All histograms, ACROSS to a row, with the range of each below it."""
-    names, rows = list(found), []
+def page(histograms: dict[str, dict]) -> Image.Image:
+    """The figure of all histograms, with the range of values below each."""
+    names, rows = list(histograms), []
     for start in range(0, len(names), ACROSS):
-        row = {name.replace("/", " "): found[name] for name in names[start:][:ACROSS]}
-        bars = {name: plot(shape["bucket"])[None] for name, shape in row.items()}
-        ends = {
-            name: [[f"{s['min']:.3g} .. {s['max']:.3g}"]] for name, s in row.items()
+        # Captions break at spaces.
+        row = {
+            name.replace("/", " "): histograms[name] for name in names[start:][:ACROSS]
         }
-        rows.append(pictures.sheet(bars, ends))
+        bars = {name: plot(h["bucket"])[None] for name, h in row.items()}
+        ranges = {
+            name: [[f"{h['min']:.3g} .. {h['max']:.3g}"]] for name, h in row.items()
+        }
+        rows.append(pictures.sheet(bars, ranges))
     size = max(row.width for row in rows), sum(row.height for row in rows)
     whole, top = Image.new("RGB", size, "white"), 0
     for row in rows:
@@ -77,20 +81,20 @@ def page(found: dict[str, dict]) -> Image.Image:
 
 
 def make(*, bins: int, mesh, workdir: Path) -> Callable:
-    """The evaluator: histograms of `bins` bins of all parameters."""
+    """The evaluator: histograms of all parameters, with `bins` bins each."""
     if bins < 1:
         raise UsageError(f"evals.histograms.bins={bins} must be at least 1.")
     count = counter(bins, mesh)
 
     def run(state, step, writer):
-        found = jax.device_get(count(state.params))
+        histograms = jax.device_get(count(state.params))
         fields = {}
-        for name, shape in found.items():
-            num = float(shape["bucket"].sum())
-            fields[f"weights/{name}"] = {k: v.tolist() for k, v in shape.items()}
+        for name, values in histograms.items():
+            num = float(values["bucket"].sum())
+            fields[f"weights/{name}"] = {k: v.tolist() for k, v in values.items()}
             fields[f"weights/{name}"]["num"] = num
         writer.histograms(step, fields)
-        pictures.publish(page(found), workdir, "histograms", step, writer)
+        pictures.publish(page(histograms), workdir, "histograms", step, writer)
         return {}
 
     return run

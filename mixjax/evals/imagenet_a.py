@@ -1,8 +1,8 @@
-"""ImageNet-A (Hendrycks et al., CVPR 2021): 7,500 pictures of 200 of the classes.
+"""ImageNet-A (Hendrycks et al., CVPR 2021): 7,500 images of 200 ImageNet classes.
 
-Of the 1000 logits those of the 200 classes count, and the highest is the answer. The
-folder is the official one, FOLDER/<class>/*.jpg; its classes in sorted order are those
-of CLASSES.
+The prediction is the highest of the logits of these 200 classes; the other 800 are
+ignored. The folder is the official one, FOLDER/<class>/*.jpg, whose classes in sorted
+order are those of CLASSES.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from mixjax.evals.features import embedder, extract
 
 LEDGER = True
 # fmt: off
-CLASSES = (  # their numbers among ImageNet-1K's
+CLASSES = (  # their indices in ImageNet-1K
     6, 11, 13, 15, 17, 22, 23, 27, 30, 37, 39, 42, 47, 50, 57, 70, 71, 76, 79, 89, 90,
     94, 96, 97, 99, 105, 107, 108, 110, 113, 124, 125, 130, 132, 143, 144, 150, 151,
     207, 234, 235, 254, 277, 283, 287, 291, 295, 298, 301, 306, 307, 308, 309, 310, 311,
@@ -34,17 +34,17 @@ CLASSES = (  # their numbers among ImageNet-1K's
 
 
 def make(*, folder: str, view: str, sets, network, mesh, check: Callable) -> Callable:
-    """The evaluator: top-1 among the 200 classes.
+    """The evaluator: top-1 among the 200 classes, in percent.
 
-    folder: of the class folders; view: of its pictures. UsageError if there are not 200
-    of them, or the run does not know 1000 classes.
+    folder: contains the class folders; view: applied to the images. UsageError unless
+    the folder has 200 classes and the data of the run 1000.
     """
     field = "evals.imagenet_a"
     data = sets.other(f"folder:{folder}", "", view, field, network.geometry)
     if data.source.classes != len(CLASSES) or sets.classes != 1000:
         raise UsageError(
             f"{field}.folder={folder} has {data.source.classes} classes and the data "
-            f"of the run {sets.classes}; they must be {len(CLASSES)} and 1000."
+            f"of the run has {sets.classes}; they must be {len(CLASSES)} and 1000."
         )
     predict = embedder(predictor(network), data, mesh)
 

@@ -1,22 +1,26 @@
-"""k-nearest-neighbour classification, exact, on the devices.
+"""Exact k-nearest-neighbour classification, on the devices.
 
-Two forms: the weighted vote of the MoCo and Un-Mix code (Wu et al., CVPR 2018):
-features of length 1, score of a class = sum of exp(cosine / T) over its members among
-the k nearest; and the plain 5-nn of HTDT: Euclidean distance between features as they
-are, majority vote, ties to the smallest class.
+There are two votes. The weighted vote of the MoCo and Un-Mix code (Wu et al., CVPR
+2018) normalises features to length 1 and scores a class by the sum of exp(cosine / T)
+over its members among the k nearest. The plain 5-NN of HTDT takes the Euclidean
+distance between unnormalised features and a majority vote; ties go to the smallest
+class.
 
-The bank is cut over the devices, each finds its own k best, and the best of those are
-the k best of all. Everything is float32 with full-precision products.
+The bank of training features is sharded over the devices: each finds its own k nearest,
+and the best of those are the k nearest of all. Everything is float32 with
+full-precision products.
 """
 
 import functools
 import logging
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mixjax.data import Data
 from mixjax.errors import UsageError, check_name
 from mixjax.evals.features import embedder, extract
 from mixjax.sharding import meshes
@@ -27,16 +31,18 @@ LEDGER = True
 
 
 def unit(x: Array) -> Array:
-    """Rows of length 1."""
+    """Rows scaled to length 1; a row of zeros stays so."""
     return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
 def best(scores: Array, k: int) -> tuple[Array, Array]:
-    """The k largest of scores [S, Q, n] over S and n: values and indices S * n, [Q, k].
+    """The k largest of scores [S, Q, n] over S and n: (values, indices), [Q, k] each.
 
-    Equal scores go to the smaller index.
+    Indices count through the shards, 0 .. S n - 1. Of equal scores the lower index
+    comes first.
     """
     shards, queries, n = scores.shape
+    # Within each shard first: only S k candidates per query cross devices.
     values, places = jax.lax.top_k(scores, min(k, n))  # [S, Q, k]
     places = places + jnp.arange(shards)[:, None, None] * n
     values = values.transpose(1, 0, 2).reshape(queries, -1)  # [Q, S * k]
@@ -63,21 +69,25 @@ def weighted_vote(
 ) -> Array:
     """Class scores [Q, classes] of the weighted vote.
 
-    queries: [Q, D]; bank: [S, n, D], S parts of any number; labels, valid: [S, n].
+    queries: [Q, D]; bank: [S, n, D], in S shards; labels: [S, n] int; valid: [S, n]
+    bool, False for padding.
     """
     cosine = products(unit(queries), unit(bank))
     cosine = jnp.where(valid[:, None, :], cosine, -jnp.inf)
     values, places = best(cosine, k)  # [Q, k]
     votes = jnp.exp(values / temperature)
-    found = jax.nn.one_hot(labels.reshape(-1)[places], classes)  # [Q, k, classes]
-    return (votes[:, :, None] * found).sum(axis=1)
+    members = jax.nn.one_hot(labels.reshape(-1)[places], classes)  # [Q, k, classes]
+    return (votes[:, :, None] * members).sum(axis=1)
 
 
 def majority_vote(
     queries: Array, bank: Array, labels: Array, valid: Array, *, k: int, classes: int
 ) -> Array:
-    """Votes [Q, classes] of the k nearest by Euclidean distance; shapes as above."""
-    # |q - b|^2 without |q|^2, which is the same for all b.
+    """Votes [Q, classes] of the k nearest by Euclidean distance.
+
+    Shapes are those of weighted_vote.
+    """
+    # -|q - b|^2 + |q|^2: |q|^2 is the same for all b and does not change their order.
     nearness = 2 * products(queries, bank) - jnp.square(bank).sum(-1)[:, None, :]
     nearness = jnp.where(valid[:, None, :], nearness, -jnp.inf)
     _, places = best(nearness, k)
@@ -85,10 +95,19 @@ def majority_vote(
 
 
 @functools.cache
-def scorer(vote: Callable, mesh, **how) -> Callable:
-    """`vote` with the settings of `how`, jitted once for all evaluations."""
+def jit_vote(vote: Callable, mesh, **options) -> Callable:
+    """`vote` with these options, jitted once for all evaluations of a process."""
     everywhere = meshes.replicated(mesh)
-    return jax.jit(functools.partial(vote, **how), out_shardings=everywhere)
+    return jax.jit(functools.partial(vote, **options), out_shardings=everywhere)
+
+
+def shard_rows(x: np.ndarray, mesh) -> Array:
+    """x [N, ...] padded with zeros and sharded over the mesh: [S, n, ...]."""
+    shards = mesh.size
+    rows = -(-len(x) // shards)
+    padding = np.zeros((shards * rows - len(x), *x.shape[1:]), x.dtype)
+    x = np.concatenate([x, padding])
+    return meshes.put(x.reshape(shards, rows, *x.shape[1:]), meshes.batched(mesh))
 
 
 def classify(
@@ -106,31 +125,69 @@ def classify(
 ) -> np.ndarray:
     """Predicted classes [Q] of queries [Q, D] by `vote` over bank [N, D], labels [N].
 
-    The bank lies cut over `mesh`; queries go through in chunks of `chunk`; `check` is
-    called between them. k is at most N.
+    Queries run in chunks of `chunk` rows, and `check` is called before each. k is
+    limited to N. options: further arguments of `vote`.
     """
     n, d = bank.shape
-    parts = mesh.size
-    each = -(-n // parts)
-    pad = parts * each - n
-
-    def cut(x):
-        x = np.concatenate([x, np.zeros((pad, *x.shape[1:]), x.dtype)])
-        return meshes.put(x.reshape(parts, each, *x.shape[1:]), meshes.batched(mesh))
-
-    bank, labels = cut(bank.astype(np.float32)), cut(labels.astype(np.int32))
-    valid = cut(np.ones(n, bool))
-    scores = scorer(vote, mesh, k=min(k, n), classes=classes, **options)
+    bank = shard_rows(bank.astype(np.float32), mesh)  # [S, n, D]
+    labels = shard_rows(labels.astype(np.int32), mesh)
+    valid = shard_rows(np.ones(n, bool), mesh)
+    scores = jit_vote(vote, mesh, k=min(k, n), classes=classes, **options)
     predicted = []
     for start in range(0, len(queries), chunk):
         check()
-        part = np.zeros((chunk, d), np.float32)
         rows = queries[start : start + chunk]
-        part[: len(rows)] = rows
-        part = meshes.put(part, meshes.replicated(mesh))
-        result = jax.device_get(scores(part, bank, labels, valid))
-        predicted.append(result.argmax(axis=1)[: len(rows)])
+        padded = np.zeros((chunk, d), np.float32)  # always one shape: one compilation
+        padded[: len(rows)] = rows
+        padded = meshes.put(padded, meshes.replicated(mesh))
+        class_scores = jax.device_get(scores(padded, bank, labels, valid))
+        predicted.append(class_scores.argmax(axis=1)[: len(rows)])
     return np.concatenate(predicted)
+
+
+class Neighbours(NamedTuple):
+    """What evaluates features by their nearest neighbours."""
+
+    vote: Callable  # weighted_vote or majority_vote
+    options: dict  # its further arguments
+    k: int
+    classes: int
+    chunk: int
+    bank: Data  # labelled training examples
+    held_out: Data
+    embed: Callable  # see features.embedder
+    mesh: object
+    check: Callable
+
+
+def describe_obstacle(sets) -> str:
+    """What keeps the data from being classified by neighbours, for the log."""
+    if sets.several:
+        return "several labels per picture"
+    return "no held-out split" if sets.classes else "no labels"
+
+
+def evaluate(knn: Neighbours, state, step: int, writer) -> dict[str, float]:
+    """{metric: value}: top-1 in percent, and how many examples it stands on."""
+    bank, bank_labels = extract(knn.embed, knn.bank, state, knn.check)
+    labelled = bank_labels >= 0  # most of STL-10's training images have no label
+    bank, bank_labels = bank[labelled], bank_labels[labelled]
+    queries, truth = extract(knn.embed, knn.held_out, state, knn.check)
+    predicted = classify(
+        knn.vote,
+        queries,
+        bank,
+        bank_labels,
+        k=knn.k,
+        classes=knn.classes,
+        chunk=knn.chunk,
+        mesh=knn.mesh,
+        check=knn.check,
+        **knn.options,
+    )
+    top1 = 100 * float((predicted == truth).mean())
+    sizes = {"knn/examples": len(truth), "knn/bank": len(bank_labels)}
+    return {f"knn/k={knn.k}/top1": top1, **sizes}
 
 
 def make(
@@ -146,52 +203,35 @@ def make(
     mesh,
     check: Callable,
 ) -> Callable | None:
-    """The evaluator: kNN top-1 of the test split against the training split.
+    """The evaluator: kNN top-1 of the held-out split against the training split.
 
     vote: "weighted" with `temperature`, or "majority", which has none. bank, queries:
-    how many training and held-out examples, spread evenly; 0 for all.
-    chunk: queries at a time. None, with a line that says so, if the data has no labels,
-    several per picture, or no held-out split.
+    number of training and of held-out examples, spread evenly; 0 for all. chunk:
+    queries at a time. Returns None, and logs why, if the data has no labels, several
+    labels per image, or no held-out split.
     """
     check_name("evals.knn.vote", vote, ["weighted", "majority"])
-    ways = {
-        "weighted": (weighted_vote, {"temperature": temperature}),
-        "majority": (majority_vote, {}),
-    }
-    function, options = ways[vote]
     if k < 1 or temperature <= 0:
         raise UsageError(
-            f"evals.knn: k={k} must be 1 or more, temperature={temperature} above 0."
+            f"evals.knn: k={k} must be at least 1, and temperature={temperature} above "
+            f"0."
         )
-    one_each = sets.classes and not sets.several
-    held_out = sets.test(queries) if one_each else None
+    held_out = sets.test(queries) if sets.classes and not sets.several else None
     if held_out is None:
-        what = "no held-out split" if sets.classes else "no labels"
-        what = "several labels per picture" if sets.several else what
-        log.info("the data has %s: no kNN", what)
+        log.info("the data has %s: no kNN", describe_obstacle(sets))
         return None
-    data = sets.bank(bank)
-    embed = embedder(method.features, data, mesh)
-
-    def run(state, step, writer):
-        bank_features, bank_labels = extract(embed, data, state, check)
-        known = bank_labels >= 0  # most of STL-10's training pictures have no label
-        bank_features, bank_labels = bank_features[known], bank_labels[known]
-        features, truth = extract(embed, held_out, state, check)
-        predicted = classify(
-            function,
-            features,
-            bank_features,
-            bank_labels,
-            k=k,
-            classes=sets.classes,
-            chunk=chunk,
-            mesh=mesh,
-            check=check,
-            **options,
-        )
-        top1 = 100 * float((predicted == truth).mean())
-        sizes = {"knn/examples": len(truth), "knn/bank": len(bank_labels)}
-        return {f"knn/k={k}/top1": top1, **sizes}
-
-    return run
+    weighted = vote == "weighted"
+    bank_data = sets.bank(bank)
+    knn = Neighbours(
+        vote=weighted_vote if weighted else majority_vote,
+        options={"temperature": temperature} if weighted else {},
+        k=k,
+        classes=sets.classes,
+        chunk=chunk,
+        bank=bank_data,
+        held_out=held_out,
+        embed=embedder(method.features, bank_data, mesh),
+        mesh=mesh,
+        check=check,
+    )
+    return functools.partial(evaluate, knn)

@@ -1,9 +1,9 @@
-"""Pictures of what a method does to images: one row per image, one column per step.
+"""Figures of what a method does to images: a row per image, a column per step.
 
-The columns and their captions come from `method.show`; here they are only brought back
-to 0..255 and laid out. A column is normalised images [n, H, W, C], or shares of pixels
-[n, H, W] from 0, black, to 1, light grey, or a pair of either with {name: numbers [n]}
-that are written under its pictures. Goes to figures/<name>_<step>.png and to
+The columns and their captions come from `method.show`; this file converts them to
+pixels and lays them out. A column is normalised images [n, H, W, C], or shares
+[n, H, W] from 0 (black) to 1 (light grey), or a pair of either with {name: numbers
+[n]}, which are written under its images. Written to figures/<name>_<step>.png and to
 TensorBoard.
 """
 
@@ -21,21 +21,24 @@ from PIL import Image, ImageDraw, ImageFont
 from mixjax.errors import UsageError
 from mixjax.sharding import meshes
 
-GAP = 6  # pixels between pictures
-LIGHT = 220  # the paper is white
+GAP = 6  # pixels between images
+LIGHT = 220  # the grey of a share of 1, which stands out against the white page
 LINE = 12  # pixels from one line of text to the next
-SMALLEST = 96  # pictures are enlarged, pixel by pixel, to at least this height
+SMALLEST = 96  # images are enlarged by a whole factor to at least this height
 
 
 def to_pixels(images: np.ndarray, mean, std) -> np.ndarray:
-    """Undoes `normalize`: float [n, H, W, C] -> uint8 [n, H, W, 3]."""
+    """Undoes `normalize`: float [n, H, W, C] -> uint8 [n, H, W, 3].
+
+    Grey images get three equal channels; channels beyond the third are dropped.
+    """
     pixels = (images * np.array(std) + np.array(mean)) * 255
     pixels = np.rint(pixels.clip(0, 255)).astype(np.uint8)
     return np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels[..., :3]
 
 
 def wrap(text: str, width: int, font) -> list[str]:
-    """Lines of `text` that are at most `width` pixels wide."""
+    """Breaks `text` into lines at most `width` pixels wide, but never within a word."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -47,9 +50,9 @@ def wrap(text: str, width: int, font) -> list[str]:
 
 
 def sheet(columns: dict[str, np.ndarray], notes: Mapping | None = None) -> Image.Image:
-    """{caption: uint8 [n, H, W, 3]} -> one picture with captions above the columns.
+    """{caption: uint8 [n, H, W, 3]} -> one page with captions above the columns.
 
-    notes: {caption: the lines of text under each of its n pictures}.
+    notes: {caption: the lines of text under each of its n images}.
     """
     notes = notes or {}
     n, h, w, _ = next(iter(columns.values())).shape
@@ -78,10 +81,11 @@ def sheet(columns: dict[str, np.ndarray], notes: Mapping | None = None) -> Image
 
 
 def save(page: Image.Image, path: Path) -> bytes:
-    """Writes a PNG in one move and returns its bytes."""
+    """Writes a PNG atomically and returns its bytes."""
     buffer = io.BytesIO()
     page.save(buffer, "PNG")
     path.parent.mkdir(exist_ok=True)
+    # A rename within a folder is atomic: a reader never sees half a file.
     new = path.with_name(path.name + ".new")
     new.write_bytes(buffer.getvalue())
     os.replace(new, path)
@@ -89,9 +93,9 @@ def save(page: Image.Image, path: Path) -> bytes:
 
 
 def publish(page: Image.Image, workdir: Path, name: str, step: int, writer) -> None:
-    """Writes figures/<name>_<step>.png, and the same to TensorBoard.
+    """Writes figures/<name>_<step>.png, and the same image to TensorBoard.
 
-    Of several processes, which all have the page, the first does it.
+    All processes have the page; only the first one writes.
     """
     if jax.process_index():
         return
@@ -100,7 +104,7 @@ def publish(page: Image.Image, workdir: Path, name: str, step: int, writer) -> N
 
 
 def wanted(name: str, count: int) -> bool:
-    """Whether evals.`name` is to draw anything; UsageError if `count` is negative."""
+    """Whether evals.<name> draws anything; UsageError if `count` is negative."""
     if count < 0:
         raise UsageError(
             f"evals.{name}.count={count} must be 1 or more, or 0 for none."
@@ -109,30 +113,31 @@ def wanted(name: str, count: int) -> bool:
 
 
 def painter(show: Callable, count: int, sets, mesh) -> Callable:
-    """state -> what `show` makes of `count` held-out (or training) images.
+    """state -> the arrays that `show` makes of `count` held-out (or training) images.
 
-    show: (state, batch, rng) -> a dict of arrays with the images in front; it comes
-    back as NumPy, in the same order.
+    show: (state, batch, rng) -> a dict of arrays whose first axis is that of the
+    images; it returns as NumPy arrays, in the same order.
     """
     data = sets.test(count) or sets.bank(count)
 
-    def few(state, batch, resident):
-        seen = data.augment(batch, resident, jax.random.key(0))
-        first = jax.tree.map(lambda x: x[: min(count, data.source.size)], seen)
-        found = show(state, first, jax.random.key(0))
-        return OrderedDict(found)  # a dict would come back sorted
+    def show_first(state, batch, resident):
+        augmented = data.augment(batch, resident, jax.random.key(0))
+        first = jax.tree.map(lambda x: x[: min(count, data.source.size)], augmented)
+        panels = show(state, first, jax.random.key(0))
+        return OrderedDict(panels)  # jit returns a plain dict sorted by key
 
-    run = jax.jit(few, out_shardings=meshes.replicated(mesh))
+    run = jax.jit(show_first, out_shardings=meshes.replicated(mesh))
 
     def paint(state):
         with contextlib.closing(data.sweep()) as batches:
+            # The first batch is enough: figures show few images.
             return jax.device_get(run(state, next(batches), data.resident))
 
     return paint
 
 
 def columns(panels: Mapping, view) -> dict[str, np.ndarray]:
-    """The pictures of panels as pixels; view: the one that normalised them."""
+    """The images of panels as pixels; view: the one that normalised them."""
 
     def pixels(x):
         if x.ndim == 3:  # shares
@@ -145,7 +150,7 @@ def columns(panels: Mapping, view) -> dict[str, np.ndarray]:
 
 
 def notes(panels: Mapping) -> dict[str, list[list[str]]]:
-    """The numbers of panels as lines under each picture, "lam 0.617"."""
+    """The numbers of panels as lines of text under each image: "lam 0.617"."""
 
     def lines(numbers):
         names = list(numbers)
@@ -156,7 +161,7 @@ def notes(panels: Mapping) -> dict[str, list[list[str]]]:
 
 
 def page(panels: Mapping, view) -> Image.Image:
-    """The sheet of what method.show returns."""
+    """The page of panels, as method.show returns them."""
     return sheet(columns(panels, view), notes(panels))
 
 
@@ -167,8 +172,8 @@ def make(*, count: int, sets, method, mesh, workdir: Path) -> Callable | None:
     paint = painter(method.show, count, sets, mesh)
 
     def run(state, step, writer):
-        drawn = page(paint(state), sets.eval_view)
-        publish(drawn, workdir, "pictures", step, writer)
+        figure = page(paint(state), sets.eval_view)
+        publish(figure, workdir, "pictures", step, writer)
         return {}
 
     return run

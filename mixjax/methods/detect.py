@@ -1,23 +1,25 @@
 """Detection and instance segmentation: Faster, Mask and Cascade R-CNN.
 
     proposals = NMS(decode(anchors, RPN(maps)))
-    regions   = sample(proposals and the objects' own boxes)
-    loss = CE + L1 of the anchors sampled
+    regions   = sample(proposals and ground-truth boxes)
+    loss = CE + L1 of the sampled anchors
          + sum over stages: CE + L1 (or GIoU) of the regions
-         + BCE of the masks of the positive ones
+         + BCE of the masks of the positive regions
 
-Ren et al., 2015; He et al., 2017; Cai and Vasconcelos, 2018, in detectron2's form, and
-in mmdetection's for MixedAE's recipe. The network says which system it is: a ViT with a
-simple pyramid (ViTDet, Li et al., 2022), a ViT with neck and FPN, or a ResNet whose
-last stage runs on every region (C4). Shapes never change: objects, proposals and
-regions have fixed numbers and say which of them are valid.
+Ren et al., 2015; He et al., 2017; Cai and Vasconcelos, 2018, as implemented in
+detectron2, and as in mmdetection for MixedAE's recipe. The network determines the
+system: a ViT with a simple feature pyramid (ViTDet, Li et al., 2022), a ViT with neck
+and FPN, or a ResNet whose last stage runs on every region (C4). All shapes are static:
+the numbers of objects, proposals and regions are fixed, and boolean arrays tell which
+of them are valid.
 
-Departures: RoIAlign takes 2 x 2 samples to a bin whatever the region's size, and masks
-to learn are resampled from crops of the objects' masks, where detectron2 counts samples
-by size and rasterises polygons; means over positives go over the global batch, where
-detectron2 takes them on each GPU.
+Departures: RoIAlign takes 2 x 2 samples per bin whatever the size of the region, and
+mask targets are resampled from crops of the objects' masks, where detectron2 adapts the
+number of samples and rasterises polygons; means over positives are taken over the
+global batch, where detectron2 takes them on each GPU.
 """
 
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -34,30 +36,41 @@ from mixjax.state import Aux, Method, Network, Variables, example_keys
 
 
 def check_targets(d: Detector, batch: dict) -> None:
-    """UsageError unless the views give what is to be learned."""
+    """Raises UsageError unless the views provide the targets to be learned."""
     for name in ("boxes", "masks") if d.mask_heads else ("boxes",):
         if name not in batch.get("targets", {}):
             raise UsageError(
                 f"method.name='detect' learns {name}, which data.views[0] does not "
-                f"give: begin it with large_jitter or short_side, with mask_side=112 "
-                f"for masks; a recipe's masks=0 learns boxes alone."
+                f"provide: start the view with large_jitter or short_side, with "
+                f"mask_side=112 for masks; a recipe's masks=0 learns boxes alone."
             )
 
 
-def scale_gradient(x, share: float):
-    """x, whose gradient is `share` times as large."""
-    return share * x + jax.lax.stop_gradient((1 - share) * x)
+def init(d: Detector, rng, batch: dict) -> Variables:
+    """Initial variables; raises UsageError if data, network and anchors disagree."""
+    check_targets(d, batch)
+    params, stats = detector.init(d, rng, batch["views"][0])
+    detector.check_anchors(d, params, stats, batch)
+    return Variables(params, stats, teacher={}, memory={})
 
 
-def learn_anchors(d: Detector, outputs: dict, batch: dict, rng) -> dict:
+def scale_gradient(x, factor: float):
+    """x itself, with its gradient multiplied by `factor`."""
+    return factor * x + jax.lax.stop_gradient((1 - factor) * x)
+
+
+def anchor_losses(d: Detector, outputs: dict, batch: dict, rng) -> dict:
     """The two losses of the region proposal network."""
     rule, targets = d.rules.rpn, batch["targets"]
+    # [N, 4], the anchors of all maps
     anchors = jnp.concatenate(detector.anchors_of(d, detector.maps_of(outputs)))
 
-    def one(key, targets):
+    def assign(key, targets):
         return anchor_targets(key, anchors, targets["hw"], targets, rule)
 
-    labels, truth = jax.vmap(one)(example_keys(rng, batch["index"]), targets)
+    # A key per example, so that what an image samples does not depend on the batch.
+    keys = example_keys(rng, batch["index"])
+    labels, truth = jax.vmap(assign)(keys, targets)  # [B, N], [B, N, 4]
     classes, boxes = losses.rpn_losses(
         jnp.concatenate(outputs["rpn_logits"], axis=1),
         jnp.concatenate(outputs["rpn_deltas"], axis=1),
@@ -69,30 +82,38 @@ def learn_anchors(d: Detector, outputs: dict, batch: dict, rng) -> dict:
     return {"rpn": classes, "rpn_boxes": boxes}
 
 
-def choose(d: Detector, stage: int, boxes, valid, own, batch: dict, rng) -> Regions:
-    """The regions of a stage, all [B, S, ...]; own: boxes that are objects' own."""
+def choose_regions(
+    d: Detector, stage: int, boxes, valid, from_truth, batch: dict, rng
+) -> Regions:
+    """The regions that a stage trains on, with leading axes [B, S].
+
+    boxes: [B, R, 4]; valid: [B, R] bool; from_truth: [B, R] bool, ground-truth boxes
+    that an earlier stage appended to the proposals.
+    """
     threshold = d.rules.boxes.thresholds[stage]
     if stage and not d.rules.boxes.resample:
-        one = lambda *a: labelled(*a, threshold)
-        return jax.vmap(one)(boxes, valid, batch["targets"], own)
+        label = lambda *region: labelled(*region, threshold)
+        return jax.vmap(label)(boxes, valid, batch["targets"], from_truth)
     keys = example_keys(rng, batch["index"])
-    one = lambda *a: sampled(*a, d.rules.boxes, threshold)
-    return jax.vmap(one)(keys, boxes, valid & ~own, batch["targets"])
+    draw = lambda *region: sampled(*region, d.rules.boxes, threshold)
+    # `sampled` appends the objects' boxes anew; the earlier copies would be duplicates.
+    return jax.vmap(draw)(keys, boxes, valid & ~from_truth, batch["targets"])
 
 
-def learn_masks(d: Detector, logits, regions: Regions, targets: dict):
-    """The loss of masks [B, P, S, S, K] of the first P regions."""
+def region_mask_loss(d: Detector, logits, regions: Regions, targets: dict):
+    """The mask loss of the first P regions; logits: [B, P, S, S, K]."""
     first = jax.tree.map(lambda x: x[:, : logits.shape[1]], regions)
-    one = lambda *a: mask_targets(*a, d.rules.masks.side)
-    given = targets["masks"], targets["boxes"], first.match, first.boxes
-    wanted = jax.vmap(one)(*given)  # [B, P, S, S]
-    return losses.mask_loss(logits, wanted, first.classes, first.positive)
+    resample = lambda *region: mask_targets(*region, d.rules.masks.side)
+    truth = jax.vmap(resample)(
+        targets["masks"], targets["boxes"], first.match, first.boxes
+    )  # [B, P, S, S]
+    return losses.mask_loss(logits, truth, first.classes, first.positive)
 
 
-def learn_stage(d: Detector, outputs: dict, regions: Regions, s: int, targets) -> dict:
-    """The losses of a stage, weighed."""
+def stage_losses(d: Detector, outputs: dict, regions: Regions, s: int, targets) -> dict:
+    """The weighted losses of stage s; their names end in _1, _2, .. in a cascade."""
     rule = d.rules.boxes
-    ce, move = losses.box_losses(
+    class_loss, box_loss = losses.box_losses(
         outputs["class_logits"],
         outputs["box_deltas"],
         classes=regions.classes,
@@ -102,43 +123,88 @@ def learn_stage(d: Detector, outputs: dict, regions: Regions, s: int, targets) -
         targets=regions.truth,
         weights=rule.weights[s],
         kind=rule.loss,
-        beta=0.0,
+        beta=0.0,  # plain L1
     )
-    found = {"classes": ce, "boxes": rule.loss_weight * move}
+    terms = {"classes": class_loss, "boxes": rule.loss_weight * box_loss}
     if "mask_logits" in outputs:
-        found["masks"] = learn_masks(d, outputs["mask_logits"], regions, targets)
-    tail = f"_{s + 1}" if d.stages > 1 else ""
-    return {f"{k}{tail}": rule.loss_weights[s] * v for k, v in found.items()}
+        terms["masks"] = region_mask_loss(d, outputs["mask_logits"], regions, targets)
+    suffix = f"_{s + 1}" if d.stages > 1 else ""
+    return {f"{k}{suffix}": rule.loss_weights[s] * v for k, v in terms.items()}
 
 
-def run_stage(d: Detector, params, stats, maps, regions: Regions, s: int, how: dict):
-    """The heads of a stage on its regions: (outputs, stats)."""
-    rule, masks = d.rules.boxes, d.rules.masks
-    pooled = detector.pool(d, maps, regions.boxes, rule.side)
-    if rule.share_gradient:
+def run_stage(d: Detector, params, stats, maps, regions: Regions, s: int, mode: dict):
+    """Runs the heads of stage s on its regions: (outputs, stats).
+
+    mode: train and rng, as Network.run takes them.
+    """
+    valid = regions.valid
+    pooled = detector.pool(d, maps, regions.boxes, d.rules.boxes.side)
+    if d.rules.boxes.share_gradient:
+        # The stages of a cascade share the maps: together they send one gradient.
         pooled = scale_gradient(pooled, 1 / d.stages)
-    given = pooled, regions.valid
-    pooled, stats = detector.last_stage(d, (params, stats), *given, **how)
-    given = pooled, regions.valid
-    found, stats = detector.head(d, (params, stats), "box_head", s, *given, **how)
+    variables = params, stats
+    pooled, stats = detector.run_last_stage(d, variables, pooled, valid, **mode)
+    # Statistics pass from part to part: each part updates its own entries.
+    variables = params, stats
+    outputs, stats = detector.run_head(
+        d, variables, "box_head", s, pooled, valid, **mode
+    )
     if s >= d.mask_heads:
-        return found, stats
-    most = int(rule.samples * rule.fraction)  # positives come first
-    few = pooled[:, :most]
-    if masks.pooled:
-        few = detector.pool(d, maps, regions.boxes[:, :most], masks.pooled)
-    given = few, regions.valid[:, :most]
-    drawn, stats = detector.head(d, (params, stats), "mask_head", s, *given, **how)
-    return found | drawn, stats
+        return outputs, stats
+    variables = params, stats
+    masks, stats = run_mask_head(d, variables, maps, pooled, regions, s, mode)
+    return outputs | masks, stats
+
+
+def run_mask_head(
+    d: Detector, variables, maps, pooled, regions: Regions, s: int, mode: dict
+):
+    """Runs the mask head of stage s on the regions that may be positive.
+
+    variables: (params, stats); pooled: [B, S, P, P, D], what the box head read. Returns
+    (outputs, stats).
+    """
+    # Positive regions come first, and there are at most this many.
+    count = int(d.rules.boxes.samples * d.rules.boxes.fraction)
+    if d.rules.masks.pooled:
+        boxes = regions.boxes[:, :count]
+        mask_inputs = detector.pool(d, maps, boxes, d.rules.masks.pooled)
+    else:  # C4: both heads read the output of the last stage
+        mask_inputs = pooled[:, :count]
+    valid = regions.valid[:, :count]
+    return detector.run_head(d, variables, "mask_head", s, mask_inputs, valid, **mode)
 
 
 def next_boxes(d: Detector, outputs: dict, regions: Regions, s: int, hw):
-    """(boxes, valid, own) that the next stage begins with."""
-    guess = outputs["class_logits"][..., :-1].argmax(axis=-1)
-    classes = jnp.where(regions.positive, regions.classes, guess)
-    given = outputs["box_deltas"], regions.boxes, classes
-    boxes = detector.refine(d, *given, s, hw)
-    return boxes, regions.valid & (box_maths.area(boxes) > 0), regions.own
+    """(boxes, valid, from_truth) that the next stage starts from."""
+    # Without the background, which is the last class.
+    predicted = outputs["class_logits"][..., :-1].argmax(axis=-1)  # [B, S]
+    classes = jnp.where(regions.positive, regions.classes, predicted)
+    boxes = detector.refine(d, outputs["box_deltas"], regions.boxes, classes, s, hw)
+    valid = regions.valid & (box_maths.area(boxes) > 0)
+    return boxes, valid, regions.from_truth
+
+
+def loss(d: Detector, params, state, batch: dict, rng):
+    """(sum of all losses, Aux): Method.loss of a detector."""
+    targets, keys = batch["targets"], jax.random.split(rng, d.stages + 2)
+    mode = {"train": True, "rng": keys[0]}
+    outputs, stats = detector.run_on_images(d, params, state.stats, batch, **mode)
+    maps, hw = detector.maps_of(outputs), targets["hw"]
+    terms = anchor_losses(d, outputs, batch, keys[1])
+    boxes, valid = detector.propose(d, outputs, hw, test=False)
+    from_truth = jnp.zeros(valid.shape, bool)
+    for s in range(d.stages):
+        regions = choose_regions(d, s, boxes, valid, from_truth, batch, keys[2 + s])
+        outputs, stats = run_stage(d, params, stats, maps, regions, s, mode)
+        terms |= stage_losses(d, outputs, regions, s, targets)
+        boxes, valid, from_truth = next_boxes(d, outputs, regions, s, hw)
+    counts = {
+        "objects": targets["present"].sum(axis=1).mean(),
+        "positives": regions.positive.sum(axis=1).mean(),  # of the last stage
+        "dropped": targets["dropped"].sum(),
+    }
+    return sum(terms.values()), Aux(stats, {}, terms | counts)
 
 
 def make(
@@ -151,44 +217,19 @@ def make(
     masks: Mapping,
     test: Mapping,
 ) -> Method:
-    """A detector on top of an encoder; its sections are those of detection/config.py.
+    """A detector on top of an encoder; detection/config.py describes its sections.
 
-    padding: "seen" by the encoder as zeros beyond a picture, or "left_out" of its
-    batch statistics. masks: {} for boxes alone.
+    padding: "seen" if the encoder sees the area beyond an image as zeros, or "left_out"
+    if its batch statistics leave that area out. masks: {} to learn boxes alone.
     """
-    read = config.read(anchors, rpn, boxes, masks, test)
-    d = detector.check(Detector(network, read, padding))
-
-    def init(rng, batch):
-        check_targets(d, batch)
-        params, stats = detector.init(d, rng, batch["views"][0])
-        detector.check_anchors(d, params, stats, batch)
-        return Variables(params, stats, teacher={}, memory={})
-
-    def loss(params, state, batch, rng):
-        targets, keys = batch["targets"], jax.random.split(rng, d.stages + 2)
-        how = {"train": True, "rng": keys[0]}
-        outputs, stats = detector.look(d, params, state.stats, batch, **how)
-        maps, hw = detector.maps_of(outputs), targets["hw"]
-        terms = learn_anchors(d, outputs, batch, keys[1])
-        where, valid = detector.propose(d, outputs, hw, test=False)
-        own = jnp.zeros(valid.shape, bool)
-        for s in range(d.stages):
-            regions = choose(d, s, where, valid, own, batch, keys[2 + s])
-            found, stats = run_stage(d, params, stats, maps, regions, s, how)
-            terms |= learn_stage(d, found, regions, s, targets)
-            where, valid, own = next_boxes(d, found, regions, s, hw)
-        seen = {"objects": targets["present"].sum(axis=1).mean()}
-        seen["positives"] = regions.positive.sum(axis=1).mean()
-        seen["dropped"] = targets["dropped"].sum()
-        return sum(terms.values()), Aux(stats, {}, terms | seen)
-
+    rules = config.read(anchors, rpn, boxes, masks, test)
+    d = detector.check(Detector(network, rules, padding))
     return Method(
-        init=init,
-        loss=loss,
+        init=functools.partial(init, d),
+        loss=functools.partial(loss, d),
         update=lambda state, carry: state,
         features=lambda state, x: network.features(state.params, state.stats, x),
         show=lambda state, batch, rng: inference.show(d, state, batch),
         together=1,
-        predict=lambda state, batch: inference.predict(d, state, batch),
+        predict=functools.partial(inference.predict, d),
     )

@@ -183,7 +183,9 @@ def test_sliding_windows_are_one_matrix_for_each_axis(size):
     places = segment.miou_scores.windows(*size, crop, stride)
     logits = np.stack([logits_of(w) for w in segment.cut(image, places, crop)])
     spans = [sorted({(p[a], p[a + 2]) for p in places.tolist()}) for a in (0, 1)]
-    matrices = [segment.axis(spans[a], crop, 16, size[a], out[a]) for a in (0, 1)]
+    matrices = [
+        segment.axis_matrix(spans[a], crop, 16, size[a], out[a]) for a in (0, 1)
+    ]
     grid = logits.reshape(len(spans[0]), len(spans[1]), *logits.shape[1:])
     n, m, h, w, k = grid.shape
     flat = grid.transpose(0, 2, 1, 3, 4).reshape(n * h, m * w, k)
@@ -197,7 +199,7 @@ def test_a_window_is_zero_beyond_a_small_picture():
     """After the normalisation, as in training; and all windows come back in order."""
     view = segment.parse("segment_fit(8, longest=64) | normalize", "view")
     method = method_of(lambda state, batch: batch["views"][0])
-    predict = segment.predictor(method, view, meshes.make(fsdp=1), 8)
+    predict = segment.window_predictor(method, view, meshes.make(fsdp=1), 8)
     windows = np.full((11, 16, 16, 3), 255, np.uint8)
     windows[:, :, :, 0] = np.arange(11)[:, None, None]
     sizes = np.tile(np.float32([[16, 16]]), (11, 1))

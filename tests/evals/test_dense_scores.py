@@ -92,7 +92,7 @@ def test_coco_scores_of_nothing():
         [(0, 0, 4, 4)], 9, 9, annotated_sets.rectangle, shaped=False
     )
     truth = coco_scores.ground_truth([known], (3,), ())
-    with pytest.raises(UsageError, match="'segm' needs masks, which the truth lack"):
+    with pytest.raises(UsageError, match="'segm' needs masks, which the truth lacks"):
         coco_scores.score(truth, [], "segm")
     with pytest.raises(UsageError, match="did you mean 'bbox'"):
         coco_scores.score(truth, [], "box")

@@ -77,5 +77,5 @@ def test_batches_that_miss_a_norm_do_not_count(missed):
 
 def test_statistics_that_keep_everything():
     update, stats, draws = setting()
-    with pytest.raises(ValueError, match=r"statistics that keep 1\.0"):
+    with pytest.raises(ValueError, match=r"statistics that keep 1\.0 of themselves"):
         precise(update, stats, batches(draws), 1.0)

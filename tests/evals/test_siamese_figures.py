@@ -111,7 +111,7 @@ def test_collapse_is_told_once_and_only_when_it_is_there(
 
 def test_both_signs_are_one_sentence():
     found = {"effective_rank": 0.0, "feature_std": 0.0}
-    said = health.collapse(found, 4)
+    said = health.describe_collapse(found, 4)
     assert " and " in said and said.count(".\n") == 0 and said.endswith("below 5%.")
 
 

@@ -67,16 +67,17 @@ def test_later_stages_of_a_cascade():
         config, method, batch, state = built(name)
         d = detector.Detector(None, detect.config.read(**sections(config)), "seen")
         boxes = jnp.tile(batch["targets"]["boxes"][:, :1], (1, 20, 1))
-        valid, own = jnp.ones((8, 20), bool), jnp.arange(20)[None] < 3
-        own = jnp.broadcast_to(own, (8, 20))
-        found = detect.choose(d, 1, boxes, valid, own, batch, jax.random.key(0))
+        valid = jnp.ones((8, 20), bool)
+        from_truth = jnp.broadcast_to(jnp.arange(20)[None] < 3, (8, 20))
+        key = jax.random.key(0)
+        found = detect.choose_regions(d, 1, boxes, valid, from_truth, batch, key)
         assert found.boxes.shape == (8, count, 4)
         if name == "cascade":
             # 17 boxes of the stage before, and the objects again.
-            assert found.own.sum() > 0 and found.positive.any(axis=1).all()
+            assert found.from_truth.sum() > 0 and found.positive.any(axis=1).all()
             assert found.positive.sum(axis=1).max() <= 4
         else:
-            np.testing.assert_array_equal(found.own, own)
+            np.testing.assert_array_equal(found.from_truth, from_truth)
             assert found.positive.all()
 
 
