@@ -22,6 +22,20 @@ class Masking(NamedTuple):
     kept: Array  # [B, L] float32: 1 = kept, 0 = hidden
 
 
+def count_visible(length: int, mask_ratio: float) -> int:
+    """V, the number of patches that stay visible: 49 of 196 at a ratio of 0.75.
+
+    UsageError unless at least one patch is visible and one hidden.
+    """
+    visible = int(length * (1 - mask_ratio))  # truncated, as in the official code
+    if not 0 < visible < length:
+        raise UsageError(
+            f"method.mask_ratio={mask_ratio} keeps {visible} of {length} patches; "
+            f"it must leave at least one to see and one to predict."
+        )
+    return visible
+
+
 def keep_smallest(noise: Array, visible: int) -> Masking:
     """Keeps the `visible` patches with the smallest noise [B, L] of each image."""
     shuffle = jnp.argsort(noise, axis=1)
