@@ -53,7 +53,7 @@ def test_mimae(setting, name):
     masking = masking_of(ref[f"in/{hp['ids'].item()}"], np.prod(network.geometry.grid))
     views, visible = masking.kept.shape[1], int(masking.kept[0, 0].sum())
     pool = POOLS[hp["latent_pool"].item()]
-    given = mimae.inputs(masking, visible, pool, "embedding", patch)
+    given = mimae.part_inputs(masking, visible, pool, "embedding", patch)
     lam = [ref[f"hp/lam{i}"] for i in (1, 2, 3)]
     settings = (ref["hp/tau"], 1, hp["min_mi_negatives"].item(), ref["hp/reduce"])
     information = mi.Information(*lam, 1.0, *settings)
@@ -61,7 +61,7 @@ def test_mimae(setting, name):
 
     def run(params):
         outputs, _ = network.apply(params, {}, batch, train=True, **given)
-        z = mimae.pooled(outputs, pool, views)
+        z = mimae.pool_latents(outputs, pool, views)
         kept = masking.kept
         recon = mimae.view_reconstruction_loss(outputs["prediction"], target, kept)
         terms = information.terms(z, outputs["mean"], outputs["variance"])

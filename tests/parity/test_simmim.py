@@ -27,7 +27,7 @@ def test_simmim(reference, name):
     chex.assert_trees_all_equal_shapes(shapes[0], params)
 
     def run(params):
-        given = simmim.inputs(kept)
+        given = simmim.part_inputs(kept)
         outputs, _ = network.apply(params, {}, batch, train=True, **given)
         patch = ref["hp/patch_size"]
         loss = simmim.reconstruction_loss(outputs["prediction"], batch, kept, patch)
@@ -59,9 +59,9 @@ def test_misimmim(reference):
     information = mi.Information(*lam, 1.0, *settings)
 
     def run(params):
-        given = misimmim.inputs(kept)
+        given = misimmim.part_inputs(kept)
         outputs, _ = network.apply(params, {}, batch, train=True, **given)
-        patch, z = ref["hp/patch_size"], misimmim.pooled(outputs)
+        patch, z = ref["hp/patch_size"], misimmim.pool_latents(outputs)
         recon = simmim.reconstruction_loss(outputs["prediction"], batch, kept, patch)
         terms = information.terms(z, outputs["mean"], outputs["variance"])
         totals = {
