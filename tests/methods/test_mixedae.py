@@ -37,8 +37,10 @@ def setting():
 def seen(images, attend, topk=None, **how):
     network, params, _, source = setting()
     grouped = sub_batches.split(images, 2)
-    task = mixedae.mixed(grouped, source, PATCH, attend=attend, topk=topk, **HOW | how)
-    outputs, _ = network.apply(params, {}, task.pictures, train=True, **task.inputs)
+    task = mixedae.build_mixed_task(
+        grouped, source, PATCH, attend=attend, topk=topk, **HOW | how
+    )
+    outputs, _ = network.apply(params, {}, task.images, train=True, **task.inputs)
     return outputs, task
 
 
@@ -125,7 +127,7 @@ def state_of(method, images):
 def test_no_image_is_scored_on_what_it_gave():
     """Trap 3: the gradient is exactly 0 on own tokens, per image."""
     *_, images, source = setting()
-    task = mixedae.mixed(
+    task = mixedae.build_mixed_task(
         sub_batches.split(images, 2), source, PATCH, attend="global", topk=None, **HOW
     )
     target = pixels.patchify(images, PATCH)

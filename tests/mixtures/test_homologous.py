@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 
 from mixjax.errors import UsageError
-from mixjax.mixtures import homologous
+from mixjax.mixtures import homologous, homologous_attention
 from mixjax.state import example_keys
 
 few = settings(max_examples=8, deadline=None)  # every size is compiled
@@ -85,10 +85,10 @@ def test_cells_that_do_not_fit(grid, cell, members, message):
 
 
 def test_shares_that_are_no_group():
-    assert [homologous.members_of(r) for r in (0.5, 0.25, 0.125)] == [2, 4, 8]
+    assert [homologous.count_members(r) for r in (0.5, 0.25, 0.125)] == [2, 4, 8]
     for share in (0.3, 1.0, 0.0, -0.5, 2.0):
         with pytest.raises(UsageError, match=f"method.r={share} is not 1/K"):
-            homologous.members_of(share)
+            homologous.count_members(share)
 
 
 @few
@@ -138,15 +138,17 @@ def test_kth_largest_is_exact(n, data):
     k = data.draw(st.integers(1, n))
     floats = st.floats(width=32, allow_nan=False, allow_subnormal=False)
     x = np.array(data.draw(st.lists(floats, min_size=n, max_size=n)), np.float32)
-    found = jax.jit(homologous.kth_largest, static_argnums=1)(jnp.asarray(x), k)
+    found = jax.jit(homologous_attention.kth_largest, static_argnums=1)(
+        jnp.asarray(x), k
+    )
     assert found[0] == np.sort(x)[::-1][k - 1]
 
 
-@pytest.mark.parametrize("class_key", homologous.CLASS_KEYS)
+@pytest.mark.parametrize("class_key", homologous_attention.CLASS_KEYS)
 def test_topk_keeps_exactly_k_patches(class_key):
     """Trap 7: per head and query, class keys apart; queries of class tokens see all."""
     logits = jax.random.normal(jax.random.key(0), (2, 3, 17, 17))
-    kept = np.asarray(homologous.topk_keys(logits, 5, class_key))
+    kept = np.asarray(homologous_attention.topk_keys(logits, 5, class_key))
     assert kept[:, :, 0].all()
     rows = kept[:, :, 1:]
     if class_key == "compete":
@@ -160,8 +162,8 @@ def test_topk_keeps_exactly_k_patches(class_key):
 
 def test_all_keys_is_plain_attention():
     logits = jax.random.normal(jax.random.key(0), (1, 2, 10, 10))
-    assert homologous.topk_keys(logits, 9, "keep").all()
-    assert homologous.topk_keys(logits, 50, "compete").all()
+    assert homologous_attention.topk_keys(logits, 9, "keep").all()
+    assert homologous_attention.topk_keys(logits, 50, "compete").all()
 
 
 def test_sampling_accuracy():
@@ -170,13 +172,13 @@ def test_sampling_accuracy():
     whose = jnp.pad(source, ((0, 0), (1, 0)), constant_values=-1)
     same = whose[:, None, :, None] == whose[:, None, None, :]
     logits = jax.random.normal(jax.random.key(0), (8, 4, 65, 65))
-    accuracy = lambda x: homologous.sampling_accuracy(
-        homologous.topk_keys(x, 16, "keep"), source
+    accuracy = lambda x: homologous_attention.sampling_accuracy(
+        homologous_attention.topk_keys(x, 16, "keep"), source
     )
     assert accuracy(logits + 100 * same) == 1
     assert abs(accuracy(logits) - 0.25) < 0.01
     everything = jnp.ones((8, 1, 65, 65), bool)
-    assert abs(homologous.sampling_accuracy(everything, source) - 0.25) < 1e-6
+    assert abs(homologous_attention.sampling_accuracy(everything, source) - 0.25) < 1e-6
 
 
 def test_nothing_scatters():
@@ -188,7 +190,7 @@ def test_nothing_scatters():
         whole = homologous.unmix_sequence(
             jnp.concatenate([mixed[:, :1], mixed], axis=1), source, fill, 4
         )
-        kept = homologous.topk_keys(logits, 4, "keep")
+        kept = homologous_attention.topk_keys(logits, 4, "keep")
         return jnp.square(whole).sum() + jnp.where(kept, logits, 0).sum()
 
     x, fill = jnp.ones((2, 4, 16, 3)), jnp.ones((1, 1, 3))

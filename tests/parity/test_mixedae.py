@@ -75,7 +75,9 @@ def test_mixedae(setting, name):
     )
 
     def run(params):
-        pictures, inputs, kept, labels = mixedae.mixed(grouped, source, patch, **how)
+        pictures, inputs, kept, labels = mixedae.build_mixed_task(
+            grouped, source, patch, **how
+        )
         outputs, _ = network.apply(params, {}, pictures, train=True, **inputs)
         found = {"recon": pixels.masked_mse(outputs["prediction"], target, kept)}
         total = found["recon"]
@@ -117,7 +119,9 @@ def test_kept_keys(setting):
     wanted = ref.arrays["out/homologous/topk_keep"]
     hp = {k: v.item() for k, v in ref.part("hp/homologous").items()}
     grouped, source, how = task_of(ref, hp)
-    pictures, inputs, *_ = mixedae.mixed(grouped, source, ref["hp/patch_size"], **how)
+    pictures, inputs, *_ = mixedae.build_mixed_task(
+        grouped, source, ref["hp/patch_size"], **how
+    )
     choose = inputs["encoder"]["choose"]
 
     def noted(layer, logits):
