@@ -9,7 +9,14 @@ import pytest
 from mixjax import methods, models, paper_tables, results
 from mixjax.config import recipes
 from mixjax.optim import schedules
-from mixjax.paper_tables import commands_of_rows, match_ledger, recipes_of_rows, render
+from mixjax.paper_tables import (
+    commands_of_rows,
+    entry_rules,
+    match_ledger,
+    recipes_of_rows,
+    render,
+    shown_rows,
+)
 from mixjax.run import ledger
 from tests.support import tiny
 
@@ -108,7 +115,7 @@ def test_no_rule_is_idle(table):
 
 def test_every_contradiction_is_somewhere():
     said = " ".join(render.remarks(row) for row in ROWS.values())
-    assert all(what in said for _, what in recipes_of_rows.CONTRADICTED)
+    assert all(what in said for _, what in shown_rows.CONTRADICTED)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -178,7 +185,7 @@ def whole(command, **changes):
         for section in sections:
             part = part[section]
         part[last] = value
-    size = recipes_of_rows.SETS[match_ledger.data_set(config)][1]
+    size = entry_rules.SETS[match_ledger.data_set(config)][1]
     steps = int(config["epochs"] * (size // config["batch"]))
     return dict(config=config, step=steps, total_steps=steps)
 
@@ -201,7 +208,7 @@ def protocol_of(name):
 def called(row):
     """A metric as entries have it."""
     name = row["metric"]
-    return name if name in recipes_of_rows.DENSE else name.lower()
+    return name if name in entry_rules.DENSE else name.lower()
 
 
 def entry_of(name, value=50.0, **changes):
