@@ -159,7 +159,7 @@ def test_a_run_that_has_only_begun(tmp_path):
     "flags, sentence",
     [
         ([], "--workdir is missing"),
-        (["--workdir=/nowhere"], "--workdir=/nowhere is not there"),
+        (["--workdir=/nowhere"], "--workdir=/nowhere does not exist"),
         (["--workdir={empty}"], "is not a run: no config.json and no metrics in it"),
         (["--workdir={run}", "--out=/nowhere/x.html"], "cannot be written"),
         (["--workdirs=x"], "flag 'workdirs' does not exist; did you mean 'workdir'"),
