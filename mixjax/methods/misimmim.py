@@ -138,7 +138,7 @@ def make(
         network=network,
         patch=network.geometry.patch,
         grid=network.geometry.grid,
-        cell=simmim.count_cell_tokens(network, mask_patch),
+        cell=tokens.count_cell_side(mask_patch, network.geometry.patch),
         mask_ratio=mask_ratio,
         information=call("method.information", Information, information).check(),
         gate=call("method.gate", Gate, gate).check(),

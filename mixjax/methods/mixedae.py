@@ -33,7 +33,6 @@ import jax.numpy as jnp
 
 from mixjax.config.registry import call
 from mixjax.errors import UsageError, check_name
-from mixjax.methods import simmim
 from mixjax.mixtures import homologous, homologous_attention, tokens
 from mixjax.mixtures.homologous_attention import ATTENTION, TopK
 from mixjax.objectives import pixels
@@ -380,7 +379,7 @@ def make(
         share=r,
         members=homologous.count_members(r),
         visible=int(network.geometry.grid[0] * network.geometry.grid[1] * r),
-        cell=simmim.count_cell_tokens(network, mask_patch),
+        cell=tokens.count_cell_side(mask_patch, network.geometry.patch),
         leftover=leftover,
         mixing=mixing,
         full=mixing and mix_mode == "full",

@@ -17,7 +17,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mixjax.errors import UsageError
 from mixjax.mixtures import tokens
 from mixjax.objectives import pixels
 from mixjax.state import Aux, Method, Network, Variables, example_keys
@@ -69,17 +68,6 @@ def reconstruction_loss(prediction: Array, images: Array, kept: Array, patch: in
     return per_view.mean() / c
 
 
-def count_cell_tokens(network: Network, mask_patch: int) -> int:
-    """The side of a cell in tokens; UsageError if it is not a whole number."""
-    patch = network.geometry.patch
-    if mask_patch % patch:
-        raise UsageError(
-            f"method.mask_patch={mask_patch} is not a multiple of "
-            f"model.encoder.patch={patch}."
-        )
-    return mask_patch // patch
-
-
 def panels(images: Array, prediction: Array, kept: Array, patch: int) -> dict:
     """{caption: images} of one view; prediction [B, H, W, C], kept [B, L]."""
     prediction = pixels.patchify(prediction, patch)  # [B, L, P]
@@ -117,7 +105,7 @@ def make(network: Network, *, mask_ratio: float, mask_patch: int) -> Method:
         network=network,
         patch=network.geometry.patch,
         grid=network.geometry.grid,
-        cell=count_cell_tokens(network, mask_patch),
+        cell=tokens.count_cell_side(mask_patch, network.geometry.patch),
         mask_ratio=mask_ratio,
     )
     return Method(

@@ -191,6 +191,19 @@ def each_view(masking: Masking) -> Masking:
 # --- cells (SimMIM, section 3.2) -----------------------------------------------------
 
 
+def count_cell_side(mask_patch: int, patch: int) -> int:
+    """The side of a cell in tokens, from those of a cell and of a token in pixels.
+
+    UsageError if it is not a whole number.
+    """
+    if mask_patch % patch:
+        raise UsageError(
+            f"method.mask_patch={mask_patch} is not a multiple of "
+            f"model.encoder.patch={patch}."
+        )
+    return mask_patch // patch
+
+
 def cells(grid: tuple[int, int], cell: int) -> tuple[int, int]:
     """The rows and columns of square cells of cell x cell tokens.
 
