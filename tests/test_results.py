@@ -1,4 +1,4 @@
-"""The papers' rows: all there, all with a command or a reason, and ours beside them."""
+"""The papers' rows: complete, each with a command or a reason, and our numbers."""
 
 import copy
 import json
@@ -9,7 +9,14 @@ import pytest
 from mixjax import methods, models, paper_tables, results
 from mixjax.config import recipes
 from mixjax.optim import schedules
-from mixjax.paper_tables import commands_of_rows, match_ledger, recipes_of_rows, render
+from mixjax.paper_tables import (
+    commands_of_rows,
+    entry_rules,
+    match_ledger,
+    recipes_of_rows,
+    render,
+    shown_rows,
+)
 from mixjax.run import ledger
 from tests.support import tiny
 
@@ -93,27 +100,27 @@ def test_reasons_are_of_what_is_missing():
 
 @pytest.mark.parametrize("table", ["REASONS", "BASES", "PRETRAIN", "DOWNSTREAM"])
 def test_no_rule_is_idle(table):
-    """Each is the first that fits some row."""
-    found = getattr(recipes_of_rows, table)
+    """Each rule is the first that fits at least one row."""
+    rules = getattr(recipes_of_rows, table)
     rows = ROWS if table == "REASONS" else MADE
     used = set()
     for name in rows:
         row = ROWS[name] | {"protocol": commands_of_rows.protocol(ROWS[name])}
         fitting = (
-            i for i, (where, _) in enumerate(found) if commands_of_rows.fits(row, where)
+            i for i, (where, _) in enumerate(rules) if commands_of_rows.fits(row, where)
         )
         used.add(next(fitting, None))
-    assert set(range(len(found))) <= used
+    assert set(range(len(rules))) <= used
 
 
 def test_every_contradiction_is_somewhere():
-    said = " ".join(render.remarks(row) for row in ROWS.values())
-    assert all(what in said for _, what in recipes_of_rows.CONTRADICTED)
+    remarks = " ".join(render.remarks(row) for row in ROWS.values())
+    assert all(text in remarks for _, text in shown_rows.CONTRADICTED)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_files_of_rows_are_there(name):
-    """If one has come that NOT_BUILT_YET lists, take it out there."""
+    """If a file of NOT_BUILT_YET now exists, remove it there."""
     assert (tiny.ROOT / "configs" / name).exists() != (
         name in recipes_of_rows.NOT_BUILT_YET
     )
@@ -157,9 +164,9 @@ def test_commands_are_those_of_the_recipes_own_tables():
     """configs/README.md names every one of them, but for epochs."""
     page = (tiny.ROOT / "configs" / "README.md").read_text()
     written = re.findall(r"`(\w+\.py[^`]*)`", page)
-    there = {p.name for p in (tiny.ROOT / "configs").glob("*.py")}
-    there -= {f"{name}.py" for name in recipes.NO_RECIPES}
-    written = [c for c in written if commands_of_rows.file_of(c) in there]
+    files = {p.name for p in (tiny.ROOT / "configs").glob("*.py")}
+    files -= {f"{name}.py" for name in recipes.NO_RECIPES}
+    written = [c for c in written if commands_of_rows.file_of(c) in files]
     same = lambda command: match_ledger.recipe(command) | {"epochs": None}
     known = [same(c) for c in written]
     for command in {PLANS[name].pretrain for name in MADE}:
@@ -170,7 +177,7 @@ def test_commands_are_those_of_the_recipes_own_tables():
 
 
 def whole(command, **changes):
-    """What the ledger knows of a run of a command: its config, and that it is whole."""
+    """What the ledger holds of a complete run of a command."""
     config = copy.deepcopy(match_ledger.recipe(command))
     for name, value in changes.items():
         *sections, last = name.split("__")
@@ -178,53 +185,56 @@ def whole(command, **changes):
         for section in sections:
             part = part[section]
         part[last] = value
-    size = recipes_of_rows.SETS[match_ledger.data_set(config)][1]
+    size = entry_rules.SETS[match_ledger.data_set(config)][1]
     steps = int(config["epochs"] * (size // config["batch"]))
     return dict(config=config, step=steps, total_steps=steps)
 
 
-SAID = {"knn5": "knn/k=5", "knn200": "knn/k=200"}
-SAID |= {"robustness_a": "robust/imagenet_a", "robustness_c": "robust/imagenet_c"}
+PROTOCOL_NAMES = {"knn5": "knn/k=5", "knn200": "knn/k=200"}
+PROTOCOL_NAMES |= {
+    "robustness_a": "robust/imagenet_a",
+    "robustness_c": "robust/imagenet_c",
+}
 
 
 def protocol_of(name):
-    """What an entry of row `name` says: of the recipe that scores it, if one does."""
+    """The protocol of an entry of row `name`: that of its downstream recipe, if any."""
     plan, protocol = PLANS[name], commands_of_rows.protocol(ROWS[name])
     if plan.evals == "probe.py":
         return "probe/epochs=500"
-    if protocol in SAID:
-        return SAID[protocol]
+    if protocol in PROTOCOL_NAMES:
+        return PROTOCOL_NAMES[protocol]
     sections = match_ledger.recipe(plan.downstream)["evals"].values()
     return next(s["protocol"] for s in sections if "protocol" in s)
 
 
 def called(row):
-    """A metric as entries have it."""
+    """The name of a row's metric in entries."""
     name = row["metric"]
-    return name if name in recipes_of_rows.DENSE else name.lower()
+    return name if name in entry_rules.DENSE else name.lower()
 
 
 def entry_of(name, value=50.0, **changes):
-    """An entry that must be on row `name`."""
+    """An entry that must count as row `name`."""
     row, plan, protocol = ROWS[name], PLANS[name], protocol_of(name)
     run = whole(plan.pretrain, **changes)
-    given = dict(run, origin={})
+    ledger_run = dict(run, origin={})
     if plan.downstream:
         after = match_ledger.recipe(plan.downstream)
-        given = dict(
+        ledger_run = dict(
             config=after, step=7, total_steps=7, origin=run | {"complete": True}
         )
-        given["origin"]["config_hash"] = ledger.config_hash(run["config"])
+        ledger_run["origin"]["config_hash"] = ledger.config_hash(run["config"])
     return ledger.entry(
         name="test",
         protocol=protocol,
         metrics={f"{protocol}/{called(row)}": value, "examples": 10_000},
-        effective_batch=given["config"]["batch"],
-        examples_seen=given["step"] * given["config"]["batch"],
+        effective_batch=ledger_run["config"]["batch"],
+        examples_seen=ledger_run["step"] * ledger_run["config"]["batch"],
         seconds=36.0,
         hardware="1 x cpu",
         commit="0123456789",
-        **given,
+        **ledger_run,
     )
 
 
@@ -239,14 +249,16 @@ def test_every_row_is_met_by_its_own_run():
 
 def test_a_run_meets_no_row_of_another_kind():
     """Rows that share a run are the same number in two places, made alike."""
-    told = lambda name: [ROWS[name][f] for f in ("pretrain_data", "dataset", "metric")]
+    facts = lambda name: [ROWS[name][f] for f in ("pretrain_data", "dataset", "metric")]
     entries = {PLANS[n]: (n, e) for n, e in ENTRIES.items()}  # one for each plan
     names = {id(entry): name for name, entry in entries.values()}
-    found, strays = match_ledger.place(ROWS.values(), [e for _, e in entries.values()])
-    assert not strays and set(names.values()) <= found.keys()
-    for other, numbers in found.items():
+    numbers_of, strays = match_ledger.place(
+        ROWS.values(), [e for _, e in entries.values()]
+    )
+    assert not strays and set(names.values()) <= numbers_of.keys()
+    for other, numbers in numbers_of.items():
         for name in (names[id(number.entry)] for number in numbers):
-            assert told(other) == told(name), (name, other)
+            assert facts(other) == facts(name), (name, other)
             assert PLANS[other].pretrain == PLANS[name].pretrain, (name, other)
 
 
@@ -274,8 +286,8 @@ def test_what_makes_another_run_of_it(changes, why):
     entry = entry_of(MOCO, **changes)
     if source:
         entry["config"]["data"]["source"] = source
-    rows, said = placed(entry)
-    assert rows == [] and re.search(why, said)
+    rows, reasons = placed(entry)
+    assert rows == [] and re.search(why, reasons)
 
 
 def test_a_run_must_be_whole():
@@ -348,11 +360,11 @@ def test_runs_are_found_and_printed(tmp_path, capsys):
     stray = entry_of(MOCO, epochs=200.0) | {"name": "other"}
     ledger.write(tmp_path / "b", stray)
     assert results.run([f"--runs={tmp_path}", "--paper=unmix"]) == 0
-    said = capsys.readouterr().out
-    (line,) = [x for x in said.splitlines() if x.startswith(MOCO + " ")]
+    printed = capsys.readouterr().out
+    (line,) = [x for x in printed.splitlines() if x.startswith(MOCO + " ")]
     assert re.search(r"92.25 +91.50 +-0.75", line)
-    assert f"{MOCO}: 91.50, knn/k=200 at step" in said
-    assert f"nearest is {MOCO}, but epochs (1000.0 -> 200.0)" in said
+    assert f"{MOCO}: 91.50, knn/k=200 at step" in printed
+    assert f"nearest is {MOCO}, but epochs (1000.0 -> 200.0)" in printed
 
 
 def test_markdown_is_as_wide_everywhere(capsys):
@@ -376,8 +388,8 @@ def test_markdown_is_as_wide_everywhere(capsys):
 )
 def test_wrong_flags_are_one_sentence(flags, sentence, capsys):
     assert results.run(flags) == 2
-    said = capsys.readouterr().err
-    assert sentence in said and said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert sentence in message and message.count("\n") == 1
 
 
 def test_commands_of_a_row(capsys):
@@ -393,12 +405,12 @@ def test_commands_of_a_row(capsys):
 
 def test_written_files_agree_with_the_ledger():
     """python -m mixjax.results --markdown --readme writes them."""
-    found = results.collect([])
+    collected = results.collect([])
     readme = (tiny.ROOT / "README.md").read_text()
-    assert results.with_block(readme, results.headlines(found)) == readme
+    assert results.with_block(readme, results.headlines(collected)) == readme
     long = (tiny.ROOT / "results" / "tables.md").read_text()
-    assert results.as_markdown(found, paper_tables.PAPERS) == long
-    assert not found.strays
+    assert results.as_markdown(collected, paper_tables.PAPERS) == long
+    assert not collected.strays
 
 
 def test_a_page_without_markers_is_refused():

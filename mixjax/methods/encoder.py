@@ -1,8 +1,8 @@
-"""An encoder as it came, from a file: nothing is learned, it can be looked at.
+"""An imported encoder, which is not trained further but can be evaluated.
 
-What `python -m mixjax.import_weights` makes of a file without a decoder and without a
-classifier is a run of this method. Evaluators read its features; other runs take it
-by init_from.
+`python -m mixjax.import_weights` turns a file of weights that has neither a decoder nor
+a classifier into a run of this method. Evaluators read its features, and other runs
+start from it by init_from.
 
 Departures: there is no paper.
 """
@@ -12,7 +12,7 @@ from mixjax.state import Method, Network, Variables
 
 
 def make(network: Network) -> Method:
-    """A method that only has features; its loss is a UsageError."""
+    """A method that only has features; its loss raises UsageError."""
 
     def init(rng, batch):
         params, stats = network.init(rng, batch["views"][0])
@@ -20,7 +20,7 @@ def make(network: Network) -> Method:
 
     def loss(params, state, batch, rng):
         raise UsageError(
-            "method.name='encoder' learns nothing; name this run as init_from of "
+            "method.name='encoder' has nothing to train; name this run as init_from of "
             "another recipe."
         )
 

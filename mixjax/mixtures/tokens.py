@@ -1,4 +1,4 @@
-"""Choosing, hiding and restoring patch tokens, for one view of an image or several.
+"""Choosing, hiding and restoring patch tokens, for one or several views of an image.
 
 Mask polarity, here as everywhere: 1 = kept (the encoder sees it), 0 = hidden.
 """
@@ -15,15 +15,30 @@ Array = jax.Array
 
 
 class Masking(NamedTuple):
-    """Which V of L patches are kept, and the way back."""
+    """Which V of the L patches are kept, and the way back to their places."""
 
-    shuffle: Array  # [B, L] int32: kept patches first; shuffle[b, j] is a patch
+    shuffle: Array  # [B, L] int32: the patches in a new order, kept ones first
     restore: Array  # [B, L] int32: its inverse permutation
     kept: Array  # [B, L] float32: 1 = kept, 0 = hidden
 
 
+def count_visible(length: int, mask_ratio: float) -> int:
+    """V, the number of patches that stay visible: 49 of 196 at a ratio of 0.75.
+
+    UsageError unless at least one patch is visible and one hidden.
+    """
+    visible = int(length * (1 - mask_ratio))  # truncated, as in the official code
+    if not 0 < visible < length:
+        raise UsageError(
+            f"method.mask_ratio={mask_ratio} keeps {visible} of {length} patches; "
+            f"it must leave at least one to see and one to predict."
+        )
+    return visible
+
+
 def keep_smallest(noise: Array, visible: int) -> Masking:
     """Keeps the `visible` patches with the smallest noise [B, L] of each image."""
+    # Sorting noise is a random order of static shape; sorting the order inverts it.
     shuffle = jnp.argsort(noise, axis=1)
     restore = jnp.argsort(shuffle, axis=1)
     return Masking(shuffle, restore, (restore < visible).astype(jnp.float32))
@@ -45,11 +60,11 @@ def gather(x: Array, ids: Array) -> Array:
 
 @jax.custom_vjp
 def take(x: Array, ids: Array, inverse: Array) -> Array:
-    """Takes tokens without repetition: x [B, L, D], ids [B, V] -> [B, V, D].
+    """Takes each token at most once: x [B, L, D], ids [B, V] -> [B, V, D].
 
-    inverse: [B, L], where in the result each token of x stands; V or more where it
-    was not taken. With it the gradient is a gather too, where the derived one would
-    be a scatter: slower, and on a GPU not reproducible.
+    inverse: [B, L], the place of each token of x in the result; V or more if it was not
+    taken. With it the gradient is a gather too. The gradient that JAX would derive is a
+    scatter, which is slower and, on a GPU, not reproducible.
     """
     return gather(x, ids)
 
@@ -60,8 +75,9 @@ def _take_forward(x, ids, inverse):
 
 def _take_backward(residuals, g):
     ids, inverse = residuals
-    taken = ids.shape[1]
-    back = gather(g, jnp.minimum(inverse, taken - 1))
+    taken = ids.shape[1]  # V
+    # Tokens that were not taken read an arbitrary gradient here and 0 below.
+    back = gather(g, jnp.minimum(inverse, taken - 1))  # [B, L, D]
     return jnp.where((inverse < taken)[:, :, None], back, 0), None, None
 
 
@@ -69,12 +85,12 @@ take.defvjp(_take_forward, _take_backward)
 
 
 def keep(x: Array, masking: Masking, visible: int) -> Array:
-    """Patch tokens x [B, L, D] -> the kept ones [B, V, D], in shuffled order."""
+    """Selects the kept patch tokens: x [B, L, D] -> [B, V, D], in shuffled order."""
     return take(x, masking.shuffle[:, :visible], masking.restore)
 
 
 def unshuffle(x: Array, mask_token: Array, masking: Masking) -> Array:
-    """Puts encoded tokens back in their places and the mask token everywhere else.
+    """Puts encoded tokens back in their places, the mask token everywhere else.
 
     x: [B, 1 + V, D], class token first; mask_token: [1, 1, D]. Returns [B, 1 + L, D].
     """
@@ -89,10 +105,8 @@ def unshuffle(x: Array, mask_token: Array, masking: Masking) -> Array:
 
 
 def views_that_cover(mask_ratio: float) -> int:
-    """The fewest views, at least 2, whose visible parts can cover the image.
-
-    ceil(1 / (1 - ratio)), with a margin: in floating point 1 / (1 - 0.9) exceeds 10.
-    """
+    """The smallest number of views, at least 2, that can cover the image together."""
+    # A margin, because in floating point 1 / (1 - 0.9) exceeds 10.
     return max(2, math.ceil(1 / (1 - mask_ratio) - 1e-6))
 
 
@@ -102,9 +116,9 @@ def view_masking(
     """Which patches each of N views of an image keeps; the Masking of [B, N, L].
 
     keys: [B], one per image. mode:
-      circular     one random order of the patches; view i keeps `visible` of them in
-                   a row, from round(i * L / N) on, around its end (half to even). With
-                   N * visible = L the views share nothing and cover the image.
+      circular     one random order of the patches, taken as a circle; view i keeps
+                   `visible` of them in a row, starting at round(i * L / N), half to
+                   even. If N * visible = L, the views are disjoint and cover the image.
       independent  N random maskings.
     """
     check_name("method.mask_mode", mode, ["circular", "independent"])
@@ -122,7 +136,7 @@ def view_masking(
 
 
 def circular_orders(order: Array, views: int) -> Array:
-    """One order of patches [L] -> N of them [N, L], each from another start on."""
+    """Rotates an order of patches [L] to N equally spaced starts: [N, L]."""
     length = order.shape[0]
     starts = [round(i * length / views) for i in range(views)]
     return jnp.stack([jnp.roll(order, -start) for start in starts])
@@ -132,7 +146,7 @@ def circular_orders(order: Array, views: int) -> Array:
 def take_views(x: Array, ids: Array, inverse: Array) -> Array:
     """`take` for N views of each image: x [B, L, D], ids [B, N, V] -> [B, N, V, D].
 
-    inverse: [B, N, L], as for `take`. Views may overlap: gradients add up.
+    inverse: [B, N, L], as for `take`. Where views overlap, their gradients add up.
     """
     return _gather_views(x, ids)
 
@@ -148,11 +162,12 @@ def _views_forward(x, ids, inverse):
 
 def _views_backward(residuals, g):
     ids, inverse = residuals
-    taken = ids.shape[2]
+    taken = ids.shape[2]  # V
     back = 0
+    # View by view: all at once would hold N gradients of all L tokens in memory.
     for n in range(ids.shape[1]):
-        one = gather(g[:, n], jnp.minimum(inverse[:, n], taken - 1))
-        back += jnp.where((inverse[:, n] < taken)[:, :, None], one, 0)
+        view = gather(g[:, n], jnp.minimum(inverse[:, n], taken - 1))  # [B, L, D]
+        back += jnp.where((inverse[:, n] < taken)[:, :, None], view, 0)
     return back, None, None
 
 
@@ -160,24 +175,40 @@ take_views.defvjp(_views_forward, _views_backward)
 
 
 def keep_views(x: Array, masking: Masking, visible: int) -> Array:
-    """Patch tokens x [B, L, D] -> the kept ones of every view, [B * N, V, D].
+    """Selects the kept patch tokens of every view: x [B, L, D] -> [B * N, V, D].
 
-    masking: of [B, N, L]. The patches are embedded once, for all views.
+    masking: of [B, N, L]. All views share one embedding of the patches.
     """
     kept = take_views(x, masking.shuffle[:, :, :visible], masking.restore)
     return kept.reshape(-1, visible, x.shape[-1])  # [B * N, V, D]
 
 
 def each_view(masking: Masking) -> Masking:
-    """The Masking of [B, N, L] as one of [B * N, L]."""
+    """Turns a Masking of [B, N, L] into one of [B * N, L]."""
     return Masking(*(x.reshape(-1, x.shape[-1]) for x in masking))
 
 
 # --- cells (SimMIM, section 3.2) -----------------------------------------------------
 
 
+def count_cell_side(mask_patch: int, patch: int) -> int:
+    """The side of a cell in tokens, from those of a cell and of a token in pixels.
+
+    UsageError if it is not a whole number.
+    """
+    if mask_patch % patch:
+        raise UsageError(
+            f"method.mask_patch={mask_patch} is not a multiple of "
+            f"model.encoder.patch={patch}."
+        )
+    return mask_patch // patch
+
+
 def cells(grid: tuple[int, int], cell: int) -> tuple[int, int]:
-    """Rows and columns of cells of cell x cell tokens; UsageError if that fails."""
+    """The rows and columns of square cells of cell x cell tokens.
+
+    UsageError if they do not tile the grid.
+    """
     rows, columns = grid
     if cell < 1 or rows % cell or columns % cell:
         fits = [n for n in range(1, min(grid) + 1) if rows % n == 0 == columns % n]
@@ -189,12 +220,12 @@ def cells(grid: tuple[int, int], cell: int) -> tuple[int, int]:
 
 
 def spread(x: Array, shape: tuple[int, int], cell: int) -> Array:
-    """What cells hold, for their tokens: [rows * columns] -> [L]."""
+    """Gives each token the value of its cell: [rows * columns] -> [L]."""
     return x.reshape(shape).repeat(cell, axis=0).repeat(cell, axis=1).reshape(-1)
 
 
 def of_pixels(x: Array, size: tuple[int, int], patch: int) -> Array:
-    """What tokens hold, for their pixels: [..., L] -> [..., H, W, 1]."""
+    """Gives each pixel the value of its token: [..., L] -> [..., H, W, 1]."""
     x = x.reshape(*x.shape[:-1], size[0] // patch, size[1] // patch)
     return x.repeat(patch, axis=-2).repeat(patch, axis=-1)[..., None]
 
@@ -204,15 +235,15 @@ def cell_masking(
 ) -> Array:
     """Hides square cells of cell x cell tokens: kept [B, N, L] float32, 1 = kept.
 
-    keys: [B]. One view hides ceil(ratio * cells) cells drawn at random; the second of
-    two is the complement: what one sees the other predicts. UsageError if the cells
-    do not tile the grid or nothing would be left to see or to predict.
+    keys: [B]. The first view hides ceil(ratio * cells) cells drawn at random; a second
+    one hides the others, so that each view predicts what the other sees. UsageError if
+    the cells do not tile the grid or nothing would be left to see or to predict.
     """
     shape = cells(grid, cell)
     count = shape[0] * shape[1]
     if views not in (1, 2):
         raise UsageError(f"method.views={views}: a mask has one complement; 1 or 2.")
-    hidden = math.ceil(count * mask_ratio)
+    hidden = math.ceil(count * mask_ratio)  # rounded up, as in the official code
     if not 0 < hidden < count:
         raise UsageError(
             f"method.mask_ratio={mask_ratio} hides {hidden} of {count} cells; it must "
@@ -220,8 +251,8 @@ def cell_masking(
         )
 
     def draw(key):
-        rank = jax.random.permutation(key, count)
+        rank = jax.random.permutation(key, count)  # [cells]
         kept = spread((rank >= hidden).astype(jnp.float32), shape, cell)
-        return jnp.stack([kept, 1 - kept][:views])
+        return jnp.stack([kept, 1 - kept][:views])  # [N, L]
 
     return jax.vmap(draw)(keys)

@@ -1,11 +1,11 @@
-"""Mutual information between latents and between latents and inputs, as losses.
+"""Losses on mutual information: between latents, and between latents and inputs.
 
 Source: MI-MAE (section 4.2): the InfoNCE of equations 7 and 8 between views, and the
 CLUB upper bound (Cheng et al., 2020) of equations 9 and 10 with its variational network
 q(z|x) = Normal(z; mean(x), diag variance(x)). Everything is float32.
 
-z: [B, N, D], one latent per view; mean, variance: [B, N, D], what q says from each
-view's input.
+z: [B, N, D], one latent per view; mean, variance: [B, N, D], those that q predicts from
+the input of each view.
 """
 
 import math
@@ -27,8 +27,9 @@ def info_nce_views(z: Array, temperature: float, parts: int = 1) -> Array:
 
     For views i != k of one image, logsumexp_{c != i} s_ic - s_ik, where c runs over all
     views of all images, other views of the image included; summed, divided by N^2 (not
-    by the N (N - 1) terms), and averaged over images. s is the cosine / temperature.
-    parts: local batches that know nothing of each other, 1 for the whole batch.
+    by the number of terms, N (N - 1)), and averaged over images. s is the cosine /
+    temperature. parts: the number of local batches, each with negatives of its own; 1
+    for the whole batch. UsageError if it does not divide B.
     """
     b, n, d = z.shape
     if parts < 1 or b % parts:
@@ -43,18 +44,20 @@ def info_nce_views(z: Array, temperature: float, parts: int = 1) -> Array:
     z = sub_batches.split(z.reshape(b * n, d), parts)  # [G, B N / G, D]
     similarity = jnp.einsum("gad,gbd->gab", z, z) / temperature
     itself = jnp.eye(z.shape[1], dtype=bool)
-    rest = jax.nn.logsumexp(jnp.where(itself, -jnp.inf, similarity), axis=-1)
-    image = jnp.arange(z.shape[1]) // n
+    # [G, B N / G], equation 7's denominator
+    log_denominator = jax.nn.logsumexp(jnp.where(itself, -jnp.inf, similarity), axis=-1)
+    image = jnp.arange(z.shape[1]) // n  # views of an image are consecutive
     pair = (image[:, None] == image[None, :]) & ~itself  # [B N / G, B N / G]
-    # Pair by pair: two sums of large numbers would leave little of their difference.
-    terms = jnp.where(pair, rest[..., None] - similarity, 0).sum()
-    return terms / (n * n * b)
+    # Subtract within each pair: the difference of two large sums would lose precision.
+    terms = jnp.where(pair, log_denominator[..., None] - similarity, 0).sum()
+    return terms / (n * n * b)  # equation 8
 
 
 def negative_log_likelihood(z: Array, mean: Array, variance: Array, reduce: str):
-    """-mean over views of log q(z|x), a scalar; reduce: over the D numbers of a latent.
+    """Equation 9: the mean over views of -log q(z|x), a scalar.
 
-    The full log-density, 1/2 and log 2 pi included.
+    The full log-density, with the factor 1/2 and log 2 pi. reduce: "sum" or "mean" over
+    the D dimensions of a latent.
     """
     terms = jnp.square(z - mean) / variance + jnp.log(variance) + math.log(2 * math.pi)
     return 0.5 * REDUCE[reduce](terms, axis=-1).mean()
@@ -63,15 +66,18 @@ def negative_log_likelihood(z: Array, mean: Array, variance: Array, reduce: str)
 def club(z: Array, mean: Array, variance: Array, negatives: str, reduce: str) -> Array:
     """Equation 10: log q(z_j|x_j) - mean_k log q(z_k|x_j), averaged over views.
 
-    negatives: the k, j included: "views" of the same image, or the whole "batch".
-    The variance's logarithm and the constants are in both terms and cancel.
+    negatives: what k runs over, j included: the "views" of the same image, or those of
+    the whole "batch". The logarithm of the variance and the constants are the same in
+    both terms and cancel. reduce: as in negative_log_likelihood.
     """
     axes = (1,) if negatives == "views" else (0, 1)
-    # mean_k (z_k - m)^2 is the variance of the z_k plus (their centre - m)^2: no pairs
-    # of latents. About one of them, so that equal latents give exactly 0.
+    # mean_k (z_k - m)^2 is the variance of the z_k plus (their centre - m)^2, which
+    # needs no pairs of latents. Taking the centre relative to one latent makes the loss
+    # of equal latents exactly 0.
     pivot = z[:, :1] if negatives == "views" else z[:1, :1]
     centre = pivot + (z - pivot).mean(axis=axes, keepdims=True)
     spread = jnp.square(z - centre).mean(axis=axes, keepdims=True)
+    # (centre - m)^2 - (z - m)^2, factored so that no two large squares are subtracted
     shift = centre - z  # [B, N, D]
     terms = (spread + shift * (shift + 2 * (z - mean))) / variance
     return 0.5 * REDUCE[reduce](terms, axis=-1).mean()
@@ -85,46 +91,51 @@ class Information(NamedTuple):
     lam3: float
     approx: float  # 1, or 0 for a variational network that is not trained
     temperature: float  # of L_max
-    parts: int  # local batches among which L_max finds its negatives; 1: the whole
+    parts: int  # local batches of L_max, see info_nce_views; 1: the whole batch
     negatives: str  # of L_min, see club
-    reduce: str  # over the numbers of a latent: "sum", "mean"
+    reduce: str  # over the dimensions of a latent: "sum", "mean"
 
     def check(self) -> "Information":
-        """Itself; UsageError for an unknown word."""
+        """Returns itself; UsageError for an unknown `negatives` or `reduce`."""
         check_name("method.information.negatives", self.negatives, MIN_NEGATIVES)
         check_name("method.information.reduce", self.reduce, REDUCE)
         return self
 
     @property
     def used(self) -> bool:
+        """Whether any term beside L_rec has a weight."""
         return bool(self.lam2 or self.lam3 or self.approx)
 
     def terms(self, z: Array, mean: Array, variance: Array) -> dict[str, Array]:
-        """The three losses of the latents z [B, N, D], each a scalar, stops in place.
+        """The three losses of the latents z [B, N, D], each a scalar.
 
-        loss_max and loss_min reach the encoder through z and nothing else; loss_approx
-        reaches the variational network through mean and variance and nothing else.
+        loss_max and loss_min send gradients into z alone, and so train the encoder;
+        loss_approx sends them into mean and variance alone, and so trains V.
         """
         stop = jax.lax.stop_gradient
-        z, given = z.astype(jnp.float32), (stop(mean), stop(variance))
-        likelihood = (stop(z), mean, variance, self.reduce)
+        z = z.astype(jnp.float32)
         return {
             "loss_max": info_nce_views(z, self.temperature, self.parts),
-            "loss_min": club(z, *given, self.negatives, self.reduce),
-            "loss_approx": negative_log_likelihood(*likelihood),
+            "loss_min": club(
+                z, stop(mean), stop(variance), self.negatives, self.reduce
+            ),
+            "loss_approx": negative_log_likelihood(
+                stop(z), mean, variance, self.reduce
+            ),
         }
 
-    def total(self, found: dict[str, Array], gate: Array) -> Array:
-        """The weighted sum without L_rec; gate: 1 or 0."""
-        gated = self.lam2 * found["loss_max"] + self.lam3 * found["loss_min"]
-        return gate * gated + self.approx * found["loss_approx"]
+    def total(self, terms: dict[str, Array], gate: Array) -> Array:
+        """The weighted sum of `terms` without L_rec; gate: 1 or 0."""
+        gated = self.lam2 * terms["loss_max"] + self.lam3 * terms["loss_min"]
+        # The variational network is trained behind a closed gate too.
+        return gate * gated + self.approx * terms["loss_approx"]
 
 
 class Gate(NamedTuple):
     """When L_max and L_min join (section 4.2: once L_rec is below a level).
 
-    mode: "latch", for good once a moving average of L_rec is below; "instant", in
-    every step whose own L_rec is; "open", always.
+    mode: "latch" opens for good once a moving average of L_rec is below `level`;
+    "instant" is open in the steps whose own L_rec is; "open" always is.
     """
 
     mode: str
@@ -132,12 +143,12 @@ class Gate(NamedTuple):
     decay: float  # of the moving average
 
     def check(self):
-        """Itself; UsageError for an unknown mode."""
+        """Returns itself; UsageError for an unknown mode."""
         check_name("method.gate.mode", self.mode, ["latch", "instant", "open"])
         return self
 
     def factor(self, memory: dict, loss: Array) -> Array:
-        """1 or 0 for this step, whose reconstruction loss is `loss`."""
+        """1 or 0, float32, for a step whose reconstruction loss is `loss`."""
         if self.mode == "open":
             return jnp.ones((), jnp.float32)
         if self.mode == "instant":
@@ -145,9 +156,9 @@ class Gate(NamedTuple):
         return memory["open"]
 
     def after(self, memory: dict, loss: Array) -> dict:
-        """The memory {"average", "steps", "open"} after a step.
+        """The memory {"average", "steps", "open"} after a step of this loss.
 
-        The average is corrected for its start at 0.
+        The average starts at 0 and is corrected for it, as Adam's moments are.
         """
         steps = memory["steps"] + 1
         average = self.decay * memory["average"] + (1 - self.decay) * loss

@@ -1,14 +1,14 @@
-"""Pixels of patches as a target: cutting, normalising, comparing.
+"""The pixels of patches as targets: cutting, normalising, comparing.
 
-Source: MAE (He et al., 2022, section 3 "Reconstruction target"). A patch is flattened
-(row, column, channel) and patches go row by row.
+Source: MAE (He et al., 2022, section 3 "Reconstruction target"). The P numbers of a
+patch are in the order (row, column, channel), and patches are in raster order.
 """
 
 import jax
 import jax.numpy as jnp
 
 Array = jax.Array
-EPSILON = 1e-6
+EPSILON = 1e-6  # on the variance, as in the official code
 
 
 def patchify(images: Array, patch: int) -> Array:
@@ -39,13 +39,13 @@ def statistics(patches: Array) -> tuple[Array, Array]:
 
 
 def normalise(patches: Array) -> Array:
-    """Each patch to mean 0 and deviation 1; constant patches become exactly 0."""
+    """Scales each patch to mean 0 and deviation 1; constant patches become 0."""
     mean, deviation = statistics(patches)
     return (patches - mean) / deviation
 
 
 def masked_mse(prediction: Array, target: Array, kept: Array) -> Array:
-    """Mean squared error over the hidden patches; every hidden patch weighs the same.
+    """The mean squared error over the hidden patches, all weighed equally; a scalar.
 
     prediction, target: [B, L, P]; kept: [B, L], 1 = kept (no loss), 0 = hidden.
     """
@@ -57,23 +57,24 @@ def masked_mse(prediction: Array, target: Array, kept: Array) -> Array:
 def panels(
     images: Array, prediction: Array, kept: Array, patch: int, norm_pix: bool
 ) -> dict[str, Array]:
-    """{caption: images} that show what was predicted from what.
+    """{caption: images [B, H, W, C]}: the input, its visible part and the prediction.
 
     images: [B, H, W, C]; prediction: [B, L, P], of normalised patches if norm_pix;
-    kept: [B, L], 1 = the encoder saw it.
+    kept: [B, L], 1 = the encoder saw the patch.
     """
     grid = images.shape[1] // patch, images.shape[2] // patch
-    patches, kept = patchify(images, patch), kept[:, :, None]
+    patches, kept = patchify(images, patch), kept[:, :, None]  # [B, L, P], [B, L, 1]
     caption = "reconstruction"
     if norm_pix:
-        # The prediction alone is not a picture: it lacks what was normalised away.
+        # A prediction of normalised patches lacks their means and deviations, without
+        # which it is no picture; those of the true patches are put back.
         mean, deviation = statistics(patches)
         prediction = prediction * deviation + mean
         caption += ", with each patch's true mean and deviation"
-    found = {
+    shown = {
         "input": patches,
         "kept patches": patches * kept,
         caption: prediction,
         "reconstruction and kept patches": patches * kept + prediction * (1 - kept),
     }
-    return {k: unpatchify(x, grid, patch) for k, x in found.items()}
+    return {k: unpatchify(x, grid, patch) for k, x in shown.items()}

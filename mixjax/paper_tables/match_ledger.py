@@ -1,8 +1,8 @@
-"""Which rows an entry of the ledger is: those whose recipe is what it was made by.
+"""Which rows of the tables an entry of the ledger measures.
 
-An entry belongs to a row if the protocol, the metric and the data set are the row's,
-the pre-training was whole, and its configuration agrees with the row's recipe in the
-fields of rules.SAME. Other differences are told as departures.
+An entry belongs to a row if it has the row's protocol, metric and data set, if its
+pre-training ran to the end, and if its configuration equals the row's recipe in the
+fields of entry_rules.SAME. Differences in other fields are reported as departures.
 """
 
 import functools
@@ -11,10 +11,12 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from mixjax.config.recipes import flat
-from mixjax.paper_tables import commands_of_rows, recipes_of_rows
+from mixjax.paper_tables import commands_of_rows, entry_rules
 from mixjax.run import ledger
 
-CLOSE = 0.02  # of the pictures that a whole run sees: last batches are cut
+# How far the number of examples may be from that of a whole run, as a share: the last
+# batch of an epoch is dropped, and runs round to whole steps.
+TOLERANCE = 0.02
 
 
 class Number(NamedTuple):
@@ -22,28 +24,28 @@ class Number(NamedTuple):
 
     value: float
     entry: Mapping
-    departs: list[str]  # "batch (4096 -> 256)"
+    departs: list[str]  # differences from the recipe, "batch (4096 -> 256)"
 
 
 @functools.cache
 def recipe(command: str) -> dict:
-    """The configuration of a command as a JSON file would give it back."""
+    """The configuration of a command in the types of JSON, as entries hold theirs."""
     return ledger.plain(commands_of_rows.config(command))
 
 
 def data_set(config: Mapping) -> str:
-    """The name of the data set that data.source speaks of; "" if it is none of ours."""
+    """The name of the data set that data.source names; "" if it is not a paper's."""
     source = config["data"]["source"].lower().rstrip("/")
     names = (
         name
-        for name, (said, _) in recipes_of_rows.SETS.items()
-        if re.search(said, source)
+        for name, (regex, _) in entry_rules.SETS.items()
+        if re.search(regex, source)
     )
     return next(names, "")
 
 
-def chosen(config: Mapping, patterns: Iterable[str]) -> dict:
-    """The fields of a configuration, flat, whose names one of `patterns` is."""
+def select_fields(config: Mapping, patterns: Iterable[str]) -> dict:
+    """The flat fields of a configuration whose names match one of `patterns`."""
     fields = flat(config)
     return {
         k: v for k, v in fields.items() if any(re.fullmatch(p, k) for p in patterns)
@@ -51,9 +53,9 @@ def chosen(config: Mapping, patterns: Iterable[str]) -> dict:
 
 
 def identity(config: Mapping, patterns: Iterable[str]) -> dict:
-    """What must be the same in a recipe and in a run of it."""
-    views = len(config["data"]["views"])
-    return chosen(config, patterns) | {"views": views, "data set": data_set(config)}
+    """The facts that must be equal in a recipe and in a run of it."""
+    views, name = len(config["data"]["views"]), data_set(config)
+    return select_fields(config, patterns) | {"views": views, "data set": name}
 
 
 @functools.cache
@@ -63,7 +65,7 @@ def wanted(command: str, patterns: tuple[str, ...]) -> dict:
 
 
 def differences(before: Mapping, after: Mapping) -> list[str]:
-    """All fields that differ, as "field (before -> after)"."""
+    """The fields that differ, each as "field (before -> after)"."""
     absent = "absent"
     return [
         f"{k} ({before.get(k, absent)!r} -> {after.get(k, absent)!r})"
@@ -73,108 +75,114 @@ def differences(before: Mapping, after: Mapping) -> list[str]:
 
 
 def departures(before: Mapping, after: Mapping) -> list[str]:
-    """Differences of two configurations that are neither identity nor FREE."""
-    known = (*recipes_of_rows.SAME, *recipes_of_rows.FREE)
+    """The differences of two configurations in fields neither SAME nor FREE."""
+    excepted = (*entry_rules.SAME, *entry_rules.FREE)
 
-    def rest(config):
-        fields = flat(config)
-        known_ones = chosen(config, known)
-        return {k: v for k, v in fields.items() if k not in known_ones}
+    def other_fields(config):
+        skipped = select_fields(config, excepted)
+        return {k: v for k, v in flat(config).items() if k not in skipped}
 
-    return differences(rest(before), rest(after))
+    return differences(other_fields(before), other_fields(after))
 
 
 def metric(row: Mapping, entry: Mapping) -> float | None:
-    """The value of the row's metric in an entry; None if it has none, or several."""
-    names = recipes_of_rows.METRICS
-    name = names.get((row["metric"], row["dataset"])) or names.get(
-        (row["metric"], None)
-    )
-    found = [v for k, v in entry["metrics"].items() if name and re.fullmatch(name, k)]
-    return found[0] if len(found) == 1 else None
+    """The value of the row's metric in an entry; None unless exactly one matches."""
+    regexes = entry_rules.METRICS
+    on_this_set = regexes.get((row["metric"], row["dataset"]))
+    regex = on_this_set or regexes.get((row["metric"], None))
+    if not regex:
+        return None
+    values = [v for k, v in entry["metrics"].items() if re.fullmatch(regex, k)]
+    return values[0] if len(values) == 1 else None
 
 
 def measured(row: Mapping, plan: commands_of_rows.Plan, entry: Mapping) -> bool:
-    """Whether the entry is of the row's protocol and has its metric."""
-    known = recipes_of_rows.PROTOCOLS
-    regex = known.get(plan.evals) or known[commands_of_rows.protocol(row)]
-    found = re.match(regex, entry["protocol"])
-    return bool(found) and metric(row, entry) is not None
+    """Whether an entry has the row's protocol and metric."""
+    regexes = entry_rules.PROTOCOLS
+    # A file of evaluations decides the protocol, as a probe does for "linear".
+    regex = regexes.get(plan.evals) or regexes[commands_of_rows.protocol(row)]
+    matches = re.match(regex, entry["protocol"])
+    return bool(matches) and metric(row, entry) is not None
 
 
 class Run(NamedTuple):
-    """A run as it is compared with recipes."""
+    """What is compared of a run with the recipes."""
 
-    same: dict  # its fields of rules.SAME
-    after: dict  # and of rules.SAME_AFTER
-    stopped: list[str]  # why it did not come to its end
-    seen: list[str]  # why it is not a whole pre-training on its data set
+    same: dict  # its identity in the fields of entry_rules.SAME
+    after: dict  # and in those of entry_rules.SAME_AFTER
+    stopped: list[str]  # why it did not reach its last step; [] if it did
+    shortened: list[str]  # why it is no whole pre-training on its data set; [] if it is
 
 
-def look(run: Mapping) -> Run:
-    """An entry, or its origin, for refused()."""
+def read_run(run: Mapping) -> Run:
+    """An entry, or the origin of one, as why_refused() compares it."""
     config, step = run["config"], run["step"]
-    size = recipes_of_rows.SETS.get(data_set(config), (None, 0))[1]
-    seen, planned = step * config["batch"], config["epochs"] * size
-    short = bool(config["steps"]) or abs(seen - planned) > CLOSE * planned
+    size = entry_rules.SETS.get(data_set(config), (None, 0))[1]
+    examples, planned = step * config["batch"], config["epochs"] * size
+    is_short = bool(config["steps"]) or abs(examples - planned) > TOLERANCE * planned
+    reason = f"saw {examples} pictures where the whole run sees {planned:.0f}"
     return Run(
-        same=identity(config, recipes_of_rows.SAME),
-        after=identity(config, recipes_of_rows.SAME_AFTER),
+        same=identity(config, entry_rules.SAME),
+        after=identity(config, entry_rules.SAME_AFTER),
         stopped=[] if run["complete"] else [f"stopped at step {step}"],
-        seen=[f"saw {seen} pictures where the whole run sees {planned:.0f}"] * short,
+        shortened=[reason] if is_short else [],
     )
 
 
-def refused(plan: commands_of_rows.Plan, run: Run, origin: Run | None) -> list[str]:
-    """Why a run, begun from `origin`, is not the row of a plan; nothing if it is."""
-    before = origin if plan.downstream else run
-    if not before:
+def why_refused(plan: commands_of_rows.Plan, run: Run, origin: Run | None) -> list[str]:
+    """Why a run, started from `origin`, is not the row of a plan; [] if it is."""
+    pretraining = origin if plan.downstream else run
+    if not pretraining:
         return ["it does not say from which run it began"]
-    why = differences(wanted(plan.pretrain, recipes_of_rows.SAME), before.same)
-    why += before.stopped or before.seen
+    reasons = differences(wanted(plan.pretrain, entry_rules.SAME), pretraining.same)
+    # A stopped run has seen too little anyway: one reason is enough.
+    reasons += pretraining.stopped or pretraining.shortened
     if plan.downstream:
-        after = wanted(plan.downstream, recipes_of_rows.SAME_AFTER)
-        why += differences(after, run.after) + run.stopped
-    return why
+        after = wanted(plan.downstream, entry_rules.SAME_AFTER)
+        reasons += differences(after, run.after) + run.stopped
+    return reasons
 
 
 def number(row: Mapping, plan: commands_of_rows.Plan, entry: Mapping) -> Number:
-    """The number of an entry that is the row, and how its pre-training departs."""
+    """The number of an entry for a row, with the departures of its pre-training."""
     run = entry["origin"] if plan.downstream else entry
     departs = departures(recipe(plan.pretrain), run["config"])
     return Number(metric(row, entry), entry, departs)
 
 
 def place(rows: Iterable[Mapping], entries: Iterable[Mapping]) -> tuple[dict, list]:
-    """({id of a row: its numbers}, [(entry that is no row, the nearest, why)]).
+    """Finds the rows of every entry: ({id of a row: its numbers}, strays).
 
-    The nearest is a row's id, or "" if no row is measured so.
+    A stray is an entry of no row, as (entry, id of the nearest row, why it is not that
+    row); the id is "" if no row has its protocol and metric. The nearest row is the one
+    with the fewest reasons against it.
     """
     planned = [(row, commands_of_rows.plan(row)) for row in rows]
     planned = [(row, plan) for row, plan in planned if not plan.reason]
     numbers, strays = {}, []
     for entry in once(entries):
-        run, origin = look(entry), entry["origin"] and look(entry["origin"])
-        tried = [
-            (refused(plan, run, origin), row, plan)
+        run, origin = read_run(entry), entry["origin"] and read_run(entry["origin"])
+        candidates = [
+            (why_refused(plan, run, origin), row, plan)
             for row, plan in planned
             if measured(row, plan, entry)
         ]
-        placed = [(row, plan) for why, row, plan in tried if not why]
+        placed = [(row, plan) for reasons, row, plan in candidates if not reasons]
         for row, plan in placed:
             numbers.setdefault(row["id"], []).append(number(row, plan, entry))
         if not placed:
-            why, row, _ = min(tried, key=lambda t: len(t[0]), default=([], {}, None))
-            strays.append((entry, row.get("id", ""), why))
+            nothing = ([], {}, None)
+            reasons, row, _ = min(candidates, key=lambda c: len(c[0]), default=nothing)
+            strays.append((entry, row.get("id", ""), reasons))
     return numbers, strays
 
 
 def once(entries: Iterable[Mapping]) -> list[Mapping]:
-    """The newest of entries that measure the same run in the same way."""
+    """Of entries that measure the same run in the same way, the latest step's."""
     newest = {}
     for entry in entries:
-        begun = entry["origin"].get("config_hash", "")
-        key = (entry["config_hash"], begun, entry["protocol"], entry["name"])
+        origin = entry["origin"].get("config_hash", "")  # an origin may be {}
+        key = (entry["config_hash"], origin, entry["protocol"], entry["name"])
         if key not in newest or entry["step"] >= newest[key]["step"]:
             newest[key] = entry
     return list(newest.values())

@@ -1,10 +1,10 @@
-"""The tables of the papers as text or Markdown, their numbers beside ours."""
+"""The tables of the papers as text or Markdown, with our numbers beside theirs."""
 
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from mixjax.paper_tables import commands_of_rows, gradable, recipes_of_rows
+from mixjax.paper_tables import commands_of_rows, gradable, shown_rows
 from mixjax.paper_tables.match_ledger import Number
 
 NOT_RUN = "not run"
@@ -28,7 +28,7 @@ PROTOCOLS = {
     "robustness_c": "fine-tuned",
     "pretrain_loss": "pre-training",
 }
-REMARKS = {  # settings that make a number weak
+REMARKS = {  # settings that weaken a number -> what is said of it
     "placeholder": "not in the text",
     "approximate": "approximate",
     "upper_bound": "upper bound",
@@ -40,34 +40,33 @@ HEADS = ("row", "what", "measured", "paper", "ours", "difference", "remarks", "m
 
 
 def what(row: Mapping) -> str:
-    """Method, mixture, backbone, data and epochs of a row."""
+    """A row's method, mixture, backbone, data and epochs, in words."""
     mixture = MIXTURES.get(row["mixture"])
     name = f"{row['method']} + {mixture}" if mixture else row["method"]
     epochs = f"{row['epochs']} epochs" if row["epochs"] else None
-    return ", ".join(
-        filter(None, (name, row["backbone"], row["pretrain_data"], epochs))
-    )
+    parts = (name, row["backbone"], row["pretrain_data"], epochs)
+    return ", ".join(filter(None, parts))
 
 
 def measured(row: Mapping) -> str:
-    """How a row was measured, on what, and which metric it is."""
+    """A row's protocol, its data set if not the pre-training's, and its metric."""
     protocol = commands_of_rows.protocol(row)
-    where = row["dataset"] if row["dataset"] != row["pretrain_data"] else None
-    parts = (PROTOCOLS.get(protocol, protocol), where, row["metric"])
+    dataset = row["dataset"] if row["dataset"] != row["pretrain_data"] else None
+    parts = (PROTOCOLS.get(protocol, protocol), dataset, row["metric"])
     return ", ".join(filter(None, parts))
 
 
 def remarks(row: Mapping) -> str:
-    """What is odd or weak about a row, in a few words."""
-    found = [said for key, said in REMARKS.items() if row["settings"].get(key)]
+    """What to know before comparing with a row: weak, quoted or contradicted."""
+    notes = [text for key, text in REMARKS.items() if row["settings"].get(key)]
     if row["quoted"]:
-        found.append("quoted")
+        notes.append("quoted")
     if row["settings"].get("outcome"):
-        found.append(row["settings"]["outcome"])
-    odd = commands_of_rows.first(row, recipes_of_rows.CONTRADICTED)
-    if odd:
-        found.append(f"contradicted: {odd}")
-    return "; ".join(found)
+        notes.append(row["settings"]["outcome"])
+    contradiction = commands_of_rows.first(row, shown_rows.CONTRADICTED)
+    if contradiction:
+        notes.append(f"contradicted: {contradiction}")
+    return "; ".join(notes)
 
 
 def theirs(row: Mapping) -> str:
@@ -76,7 +75,7 @@ def theirs(row: Mapping) -> str:
 
 
 def ours(numbers: Sequence[Number]) -> str:
-    """Mean and spread of our numbers; a star if a run departs from the recipe."""
+    """Mean and standard deviation of our numbers; a star if a run departs."""
     if not numbers:
         return NOT_RUN
     values = [n.value for n in numbers]
@@ -88,14 +87,14 @@ def ours(numbers: Sequence[Number]) -> str:
 
 
 def difference(row: Mapping, numbers: Sequence[Number]) -> str:
-    """Ours less theirs, where theirs is a number to be held against."""
+    """Ours minus theirs, "" unless theirs may be compared with."""
     if not numbers or not gradable(row):
         return ""
     return f"{statistics.fmean(n.value for n in numbers) - row['value']:+.2f}"
 
 
 def made_by(plan: commands_of_rows.Plan) -> str:
-    """The recipes of a row, or why there are none."""
+    """The recipes of a row in order, or why there are none."""
     if plan.reason:
         return plan.reason
     steps = (plan.pretrain, plan.downstream, plan.evals)
@@ -103,7 +102,7 @@ def made_by(plan: commands_of_rows.Plan) -> str:
 
 
 def cells(row: Mapping, numbers: Sequence[Number]) -> tuple[str, ...]:
-    """A row as HEADS has it."""
+    """A line of a table: a cell for each of HEADS."""
     shown = (theirs(row), ours(numbers), difference(row, numbers))
     made = made_by(commands_of_rows.plan(row))
     return (row["id"], what(row), measured(row), *shown, remarks(row), made)
@@ -111,6 +110,7 @@ def cells(row: Mapping, numbers: Sequence[Number]) -> tuple[str, ...]:
 
 def markdown(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
+    # A bare | would end the cell, and * would set text in italics.
     escape = lambda line: [re.sub(r"([|*])", r"\\\1", cell) for cell in line]
     rows = [heads, ["---"] * len(heads), *map(escape, lines)]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
@@ -119,13 +119,13 @@ def markdown(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 def plain(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """A table in columns, for a terminal."""
     rows = [[cell.replace("`", "") for cell in line] for line in (heads, *lines)]
-    wide = [max(len(row[i]) for row in rows) for i in range(len(heads))]
-    pairs = [zip(row, wide, strict=True) for row in rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
+    pairs = [zip(row, widths, strict=True) for row in rows]
     return "\n".join("  ".join(c.ljust(w) for c, w in p).rstrip() for p in pairs)
 
 
 def run(row_id: str, number: Number) -> str:
-    """Everything that places a number of ours, in a line."""
+    """One line on a number of ours: how it was measured, and by which run."""
     entry = number.entry
     parts = [
         f"{row_id}: {number.value:.2f}",
@@ -142,11 +142,12 @@ def run(row_id: str, number: Number) -> str:
 
 
 def stray(entry: Mapping, nearest: str, why: Sequence[str]) -> str:
-    """What an entry is that belongs to no row, and what keeps it from the nearest."""
+    """One line on an entry of no row: what it is, and how it differs from a row."""
     source = entry["config"]["data"]["source"]
     method = entry["config"]["method"]["name"]
-    said = f"{entry['protocol']} of {method} on {source}, step {entry['step']}"
+    summary = f"{entry['protocol']} of {method} on {source}, step {entry['step']}"
     if not nearest:
-        return f"{said}: no row is measured so"
-    most = ", ".join(why[:4]) + (f" and {len(why) - 4} more" if len(why) > 4 else "")
-    return f"{said}: nearest is {nearest}, but {most}"
+        return f"{summary}: no row has this protocol and metric"
+    reasons = ", ".join(why[:4])  # four are enough to tell the runs apart
+    reasons += f" and {len(why) - 4} more" if len(why) > 4 else ""
+    return f"{summary}: nearest is {nearest}, but {reasons}"

@@ -1,8 +1,8 @@
-"""The report of a run: a single HTML file, no scripts, nothing from elsewhere.
+"""The report of a run: one HTML file without scripts or external resources.
 
-__main__.py   the command, and what a report holds
-page.py       pages, tables and pictures as HTML
+__main__.py   the command, and the contents of a report
+page.py       HTML of pages, tables and pictures
 read_run.py   reads the folder of a run
 charts.py     curves as SVG
-style.py      how it looks, in light and dark, wide and narrow
+style.py      the style sheet, for light and dark, wide and narrow
 """

@@ -1,12 +1,12 @@
 """python -m mixjax.report --workdir=RUN [--out=FILE]
 
-Writes one HTML page about a run: how far it is, its curves, what was measured, its
-pictures, its configuration and what made it. The page is a single file without scripts
-or anything from elsewhere; it can be sent, kept beside a paper, read on a phone. It
-may be written while the run goes on.
+Writes an HTML page about a run: its progress, curves, evaluations, pictures and
+configuration, and the code and machine that produced it. The page is a single file
+without scripts or external resources: it can be mailed, archived beside a paper or read
+on a phone. It can be written while the run is going on.
 
   --workdir=RUN   the folder of a run
-  --out=FILE      the page; RUN/report.html unless given
+  --out=FILE      the page to write; default: RUN/report.html
 """
 
 import json
@@ -16,40 +16,47 @@ from pathlib import Path
 from mixjax import errors
 from mixjax.config import recipes
 from mixjax.report import charts, page
-from mixjax.report.read_run import Found, gather
+from mixjax.report.read_run import RunFiles, gather
 from mixjax.runtime import cli
 
+# Metrics without a chart: counters, and rates that a chart of another unit shows.
 HIDDEN = r"train/(examples_seen|epoch)|perf/(eta_s|.*_per_device)|(.*/)?(examples|bank)"
+# Charts are sorted by the first of these expressions that their metric matches.
 ORDER = (r"train/loss$", r"train/loss", r".*top1", r"train/lr", r"train/grad_norm")
 ORDER += (r"train/", r"health/", r"perf/img_per_sec$", r"perf/")
-SHOWN = 24  # pictures, the newest
+SHOWN = 24  # the newest pictures; more would make the page too heavy to send
+# Lines of train.log that the report repeats.
 WARNING = r"collaps|unreadable|wait for data|not finite|cannot be read"
 
 
 def order(name: str) -> tuple:
-    """Where a metric stands among others."""
+    """The sort key of a metric: its place in ORDER, then its name."""
     rank = (i for i, regex in enumerate(ORDER) if re.match(regex, name))
     return next(rank, len(ORDER)), name
 
 
-def total_steps(found: Found) -> int | None:
-    """The length of the run in steps, if anything says it."""
-    if found.entries:
-        return found.entries[-1]["total_steps"]
-    left, each = found.curves.get("perf/eta_s"), found.curves.get("perf/step_ms")
-    if left and each and each[-1][1] > 0:
-        return left[-1][0] + round(1e3 * left[-1][1] / each[-1][1])
-    return found.config.get("steps")
+def total_steps(run: RunFiles) -> int | None:
+    """The length of the run in steps, None if unknown.
+
+    From an evaluation, else from the estimated time left, else from the configuration.
+    """
+    if run.entries:
+        return run.entries[-1]["total_steps"]
+    eta, step_ms = run.curves.get("perf/eta_s"), run.curves.get("perf/step_ms")
+    if eta and step_ms and step_ms[-1][1] > 0:
+        step, seconds_left = eta[-1]
+        return step + round(1e3 * seconds_left / step_ms[-1][1])
+    return run.config.get("steps")
 
 
-def facts(found: Found) -> dict[str, str]:
-    """What stands at the top: how far, how good, how fast, on what; no empty ones."""
-    last = {name: points[-1][1] for name, points in found.curves.items()}
-    reached = max((points[-1][0] for points in found.curves.values()), default=0)
-    total, config = total_steps(found), recipes.flat(found.config)
-    devices = re.search(r"^devices: (.*)$", found.texts["env.txt"], re.MULTILINE)
-    known = {
-        "status": found.status,
+def facts(run: RunFiles) -> dict[str, str]:
+    """The facts at the top of the page, {word: value}; empty ones are left out."""
+    last = {name: points[-1][1] for name, points in run.curves.items()}
+    reached = max((points[-1][0] for points in run.curves.values()), default=0)
+    total, config = total_steps(run), recipes.flat(run.config)
+    devices = re.search(r"^devices: (.*)$", run.texts["env.txt"], re.MULTILINE)
+    pairs = {
+        "status": run.status,
         "step": f"{reached} of {total}" if total else reached,
         **{name: value for name, value in last.items() if name.endswith("top1")},
         "loss": last.get("train/loss"),
@@ -61,33 +68,33 @@ def facts(found: Found) -> dict[str, str]:
         "method": config.get("method.name"),
         "data": config.get("data.source"),
         "devices": devices and devices[1],
-        "commit": found.texts["git.txt"].partition("\n")[0][:12],
+        "commit": run.texts["git.txt"].partition("\n")[0][:12],
     }
-    return {k: page.shown(v) for k, v in known.items() if v not in (None, "")}
+    return {k: page.shown(v) for k, v in pairs.items() if v not in (None, "")}
 
 
-def at_the_top(found: Found) -> str:
-    """Facts as a list of words and what they are, and what could not be read."""
-    pairs = facts(found).items()
-    inside = "".join(
+def at_the_top(run: RunFiles) -> str:
+    """The facts as an HTML list, followed by notes on what could not be read."""
+    pairs = facts(run).items()
+    items = "".join(
         f"<div><dt>{page.escape(word)}</dt><dd>{page.escape(fact)}</dd></div>"
         for word, fact in pairs
     )
-    notes = "".join(f"<li>{page.escape(note)}</li>" for note in found.notes)
-    return f'<dl class="facts">{inside}</dl>' + (f"<ul>{notes}</ul>" if notes else "")
+    notes = "".join(f"<li>{page.escape(note)}</li>" for note in run.notes)
+    return f'<dl class="facts">{items}</dl>' + (f"<ul>{notes}</ul>" if notes else "")
 
 
-def shown_curves(found: Found) -> list[str]:
-    """Names of the metrics that are drawn, in order."""
-    names = (n for n in found.curves if not re.fullmatch(HIDDEN, n))
+def shown_curves(run: RunFiles) -> list[str]:
+    """The names of the metrics that get a chart, in order."""
+    names = (n for n in run.curves if not re.fullmatch(HIDDEN, n))
     return sorted(names, key=order)
 
 
-def drawn(found: Found) -> str:
+def draw_charts(run: RunFiles) -> str:
     """A small chart for each metric."""
     figures = []
-    for name in shown_curves(found):
-        points = found.curves[name]
+    for name in shown_curves(run):
+        points = run.curves[name]
         log = " (log)" if charts.is_wide([y for _, y in points]) else ""
         last = charts.short(points[-1][1])
         caption = f"<b>{page.escape(name)}</b>{log} <span>{last}</span>"
@@ -96,9 +103,10 @@ def drawn(found: Found) -> str:
     return f'<div class="grid">{"".join(figures)}</div>' if figures else ""
 
 
-def measured(found: Found) -> str:
-    """The newest entry of every protocol, a line a metric."""
-    newest_of = {e["protocol"]: e for e in found.entries}
+def measured(run: RunFiles) -> str:
+    """A table of the newest entry of every protocol, with a line for each metric."""
+    # Entries are sorted by step, so the last of a protocol wins.
+    newest_of = {e["protocol"]: e for e in run.entries}
     heads = ("protocol", "step", "metric", "value", "batch", "hours", "hardware")
     lines = [
         (e["protocol"], e["step"], metric, "" if value is None else value)
@@ -109,80 +117,88 @@ def measured(found: Found) -> str:
     return page.table(heads, lines, "Evaluations") if lines else ""
 
 
-def values(found: Found, prefix: str, label: str) -> str:
-    """First and last value of every metric that begins with `prefix`."""
-    names = sorted((n for n in found.curves if n.startswith(prefix)), key=order)
-    ends = [(n, found.curves[n][0], found.curves[n][-1]) for n in names]
+def values(run: RunFiles, prefix: str, label: str) -> str:
+    """A table of the first and last value of every metric that begins with `prefix`."""
+    names = sorted((n for n in run.curves if n.startswith(prefix)), key=order)
+    ends = [(n, run.curves[n][0], run.curves[n][-1]) for n in names]
     lines = [(n, first[1], last[1], last[0]) for n, first, last in ends]
     heads = ("metric", "first", "last", "step")
     return page.table(heads, lines, label) if lines else ""
 
 
-def warnings(found: Found) -> str:
-    """Lines of the log about features that collapse, files and waiting."""
-    lines = [x for x in found.texts["train.log"].splitlines() if re.search(WARNING, x)]
+def warnings(run: RunFiles) -> str:
+    """The last 20 lines of the log that match WARNING."""
+    lines = [x for x in run.texts["train.log"].splitlines() if re.search(WARNING, x)]
     return page.preformatted("\n".join(lines[-20:]))
 
 
-def pictures(found: Found) -> str:
-    """The newest pictures; how many older ones there are."""
+def pictures(run: RunFiles) -> str:
+    """The newest pictures, and notes on broken and older ones."""
     figures, broken = [], []
-    for path in found.pictures[:SHOWN]:
+    for path in run.pictures[:SHOWN]:
         try:
             image = page.embedded(path)
-        except (OSError, SyntaxError) as error:  # Pillow's words for a broken file
+        except (OSError, SyntaxError) as error:  # Pillow's errors for broken files
             broken.append(f"{path.name} cannot be read: {error}.")
             continue
         caption = f"<figcaption>{page.escape(path.name)}</figcaption>"
         figures.append(f"<figure>{caption}{image}</figure>")
-    left = len(found.pictures) - SHOWN
-    said = broken + ([f"{left} older pictures are in figures/."] if left > 0 else [])
-    notes = "".join(f"<p>{page.escape(x)}</p>" for x in said)
+    older = len(run.pictures) - SHOWN
+    texts = broken + ([f"{older} older pictures are in figures/."] if older > 0 else [])
+    notes = "".join(f"<p>{page.escape(x)}</p>" for x in texts)
     return (f'<div class="wide">{"".join(figures)}</div>' if figures else "") + notes
 
 
-def configuration(found: Found) -> str:
-    """Every field and its value, folded."""
-    lines = [(k, json.dumps(v)) for k, v in recipes.flat(found.config).items()]
-    inside = page.table(("field", "value"), lines, "Fields") if lines else ""
-    return page.folded(f"{len(lines)} fields", inside)
+def configuration(run: RunFiles) -> str:
+    """A folded table of all fields and their values."""
+    lines = [(k, json.dumps(v)) for k, v in recipes.flat(run.config).items()]
+    fields = page.table(("field", "value"), lines, "Fields") if lines else ""
+    return page.folded(f"{len(lines)} fields", fields)
 
 
-def parts(found: Found) -> dict[str, tuple[str, ...]]:
-    """{anchor: (title, its HTML, ...)} of the page, in order; some may be empty."""
-    commit, _, changes = found.texts["git.txt"].partition("\n")
-    everything = values(found, "", "All numbers")
+def parts(run: RunFiles) -> dict[str, tuple[str, ...]]:
+    """The sections in order, {anchor: (title, HTML, ...)}; HTML may be empty."""
+    commit, _, changes = run.texts["git.txt"].partition("\n")
+    everything = values(run, "", "All numbers")
     return {
-        "curves": ("Curves", drawn(found)),
-        "evaluations": ("Evaluations", measured(found)),
-        "pictures": ("Pictures", pictures(found)),
-        "health": ("Health", values(found, "health/", "Health"), warnings(found)),
-        "numbers": ("Numbers", page.folded("first and last of all", everything)),
-        "configuration": ("Configuration", configuration(found)),
+        "curves": ("Curves", draw_charts(run)),
+        "evaluations": ("Evaluations", measured(run)),
+        "pictures": ("Pictures", pictures(run)),
+        "health": ("Health", values(run, "health/", "Health"), warnings(run)),
+        "numbers": (
+            "Numbers",
+            page.folded("first and last value of each metric", everything),
+        ),
+        "configuration": ("Configuration", configuration(run)),
         "made": (
-            "What made it",
-            page.listing(found.texts["env.txt"], "versions, devices, command"),
+            "Provenance",
+            page.listing(run.texts["env.txt"], "versions, devices, command"),
             page.listing(commit, "commit"),
-            page.listing(changes, "changes beside the commit"),
-            page.listing(found.texts["parameters.txt"], "parameters"),
+            page.listing(changes, "changes since the commit"),
+            page.listing(run.texts["parameters.txt"], "parameters"),
         ),
     }
 
 
-def render(found: Found) -> str:
+def render(run: RunFiles) -> str:
     """The page of a run."""
-    made = {
-        name: (title, page.section(name, title, *inside))
-        for name, (title, *inside) in parts(found).items()
+    sections = {
+        name: (title, page.section(name, title, *bodies))
+        for name, (title, *bodies) in parts(run).items()
     }
-    links = "".join(f'<a href="#{n}">{t}</a>' for n, (t, body) in made.items() if body)
-    head = f"<h1>{page.escape(found.name)}</h1>{at_the_top(found)}"
-    title = f"{found.name}: {found.status}"
-    return page.document(title, links, head, [body for _, body in made.values()])
+    links = "".join(
+        f'<a href="#{name}">{title}</a>'
+        for name, (title, section) in sections.items()
+        if section  # empty sections are left out, and so are links to them
+    )
+    head = f"<h1>{page.escape(run.name)}</h1>{at_the_top(run)}"
+    title = f"{run.name}: {run.status}"
+    body = [section for _, section in sections.values()]
+    return page.document(title, links, head, body)
 
 
 def write(workdir: str, out: str | None) -> str:
-    """Writes the page of a run; says where. UsageError if that is not possible."""
+    """Writes the page of a run and returns a sentence on it; UsageError if it fails."""
     text = render(gather(workdir))
     path = Path(out or Path(workdir) / "report.html").expanduser()
     try:
@@ -193,12 +209,12 @@ def write(workdir: str, out: str | None) -> str:
 
 
 def run(argv: list[str]) -> int:
-    """Writes the page that the flags (without the program's name) ask for."""
+    """Writes the page that the flags ask for and returns the exit code."""
 
     def work():
-        given, _ = cli.flags(argv, ("workdir", "out"))
-        folder = cli.need(given, "workdir", "name the folder of a run")
-        print(write(folder, given.get("out")))
+        options, _ = cli.flags(argv, ("workdir", "out"))
+        folder = cli.need(options, "workdir", "name the folder of a run")
+        print(write(folder, options.get("out")))
 
     return cli.code(work)
 

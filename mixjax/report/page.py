@@ -1,4 +1,7 @@
-"""Pages as single HTML files: no scripts, nothing from elsewhere."""
+"""HTML pages in a single file, without scripts or external resources.
+
+All functions escape their texts; arguments that are HTML already are named so.
+"""
 
 import base64
 import html
@@ -10,19 +13,20 @@ from PIL import Image
 
 from mixjax.report.style import STYLE
 
-WIDEST, HEAVIEST = 1400, 600_000  # pixels and bytes of a picture as it is
-LONGEST = 20_000  # characters of a text
+WIDEST, HEAVIEST = 1400, 600_000  # pixels and bytes; larger pictures are made smaller
+LONGEST = 20_000  # characters of a text file; the rest is cut
 
 
 def escape(value) -> str:
-    """Text of the page."""
+    """A value as text of the page."""
     return html.escape(str(value))
 
 
 def table(heads: Sequence[str], lines: Sequence[Sequence], label: str) -> str:
-    """A table that scrolls in its own box; columns of numbers are set right."""
+    """A table that scrolls in its own box; columns of numbers are aligned right."""
     right = [all(is_number(x) for x in column) for column in zip(*lines, strict=True)]
     kinds = [' class="n"' if r else "" for r in right]
+    # The closing tag has no attributes, so it is the first word of `tag`.
     row = lambda tag, cells: "".join(
         f"<{tag}{kind}>{escape(shown(cell))}</{tag.partition(' ')[0]}>"
         for cell, kind in zip(cells, kinds, strict=True)
@@ -36,49 +40,52 @@ def table(heads: Sequence[str], lines: Sequence[Sequence], label: str) -> str:
 
 
 def is_number(x) -> bool:
-    """Whether a cell is a number."""
+    """Whether a cell is a number; a bool is none, though Python says so."""
     return isinstance(x, int | float) and not isinstance(x, bool)
 
 
 def shown(x) -> str:
-    """A cell as it is written."""
+    """The text of a cell: six digits of a float."""
     return f"{x:.6g}" if isinstance(x, float) else str(x)
 
 
 def section(name: str, title: str, *parts: str) -> str:
-    """A part of the page; nothing if it has nothing to show."""
-    shown = "".join(filter(None, parts))
-    if not shown:
+    """A section of the page; "" if all its parts, which are HTML, are empty."""
+    body = "".join(filter(None, parts))
+    if not body:
         return ""
-    return f'<section id="{name}"><h2>{escape(title)}</h2>{shown}</section>'
+    return f'<section id="{name}"><h2>{escape(title)}</h2>{body}</section>'
 
 
-def folded(title: str, inside: str) -> str:
-    """What is there but not in the way; nothing if it is empty."""
-    if not inside:
+def folded(title: str, body: str) -> str:
+    """HTML that a click on its title unfolds; "" if it is empty."""
+    if not body:
         return ""
-    return f"<details><summary>{escape(title)}</summary>{inside}</details>"
+    return f"<details><summary>{escape(title)}</summary>{body}</details>"
 
 
 def listing(text: str, label: str) -> str:
-    """A text file as it is, in its own box."""
+    """The beginning of a text file, folded."""
     return folded(label, preformatted(text[:LONGEST]))
 
 
 def preformatted(text: str) -> str:
-    """Lines as they are, in a box that scrolls; nothing if there are none."""
+    """Preformatted lines in a box that scrolls; "" if they are blank."""
     return f'<pre tabindex="0">{escape(text)}</pre>' if text.strip() else ""
 
 
 def embedded(path: Path) -> str:
-    """A picture as a data URI, smaller if it is huge. OSError if it is broken."""
+    """A picture as a data URI, smaller if it is huge.
+
+    OSError or SyntaxError, as Pillow has it, if the file is broken.
+    """
     raw = path.read_bytes()
     with Image.open(io.BytesIO(raw)) as image:
-        image.load()
+        image.load()  # opening reads the header alone; this finds broken files
         wide, high = image.size
         if wide > WIDEST or len(raw) > HEAVIEST:
             small = image.convert("RGB")
-            small.thumbnail((WIDEST, WIDEST * 4))
+            small.thumbnail((WIDEST, WIDEST * 4))  # sheets of pictures may be tall
             wide, high = small.size
             buffer = io.BytesIO()
             small.save(buffer, "JPEG", quality=85)
@@ -94,7 +101,7 @@ def embedded(path: Path) -> str:
 
 
 def document(title: str, links: str, head: str, body: Sequence[str]) -> str:
-    """The whole page: all but `title` is HTML; a newline ends each part."""
+    """The whole page. All arguments but `title` are HTML; each ends in a newline."""
     return "\n".join(
         (
             "<!doctype html>",

@@ -1,6 +1,6 @@
-"""What the folder of a run holds, read so that a run may still be writing to it.
+"""Reads the folder of a run, which may still be writing to it.
 
-A half-written line or a broken file is skipped, and noted.
+Half-written lines and broken files are skipped and noted.
 """
 
 import fcntl
@@ -17,67 +17,71 @@ from mixjax.run import ledger
 TEXTS = ("env.txt", "git.txt", "parameters.txt", "train.log")
 
 
-class Found(NamedTuple):
-    """What the folder of a run holds, as far as it can be read."""
+class RunFiles(NamedTuple):
+    """The contents of a run's folder, as far as they can be read."""
 
     name: str
     config: dict
-    curves: dict  # metric -> [(step, value), ...], finite values alone
-    entries: list
+    curves: dict  # metric -> [(step, value), ...], only finite values
+    entries: list  # of the ledger, by protocol and step
     pictures: list  # paths, the newest first
-    texts: dict  # "env.txt" -> its text, "" if there is none
-    status: str
+    texts: dict  # {"env.txt": its text, "" if absent}
+    status: str  # see status()
     notes: list  # what could not be read
 
 
 def read_lines(path: Path, notes: list[str]) -> list[dict]:
-    """The objects of a file with one a line; what is none is skipped with a note."""
+    """The objects of a JSON Lines file; lines that are none are skipped and noted."""
     if not path.exists():
         return []
-    lines, found = path.read_text(errors="replace").splitlines(), []
+    lines, objects = path.read_text(errors="replace").splitlines(), []
     for number, line in enumerate(lines, 1):
         try:
             value = json.loads(line)
             if not isinstance(value.get("step"), int):
                 raise ValueError
-            found.append(value)
+            objects.append(value)
         except (ValueError, AttributeError):
             last = " (the last, half-written)" if number == len(lines) else ""
             notes.append(f"{path.name}: line {number} of {len(lines)} skipped{last}.")
-    return found
+    return objects
 
 
 def curves(lines: Sequence[Mapping]) -> dict:
-    """{metric: [(step, value), ...]} in order of steps; a step's later value counts."""
-    found: dict = {}
+    """{metric: [(step, value), ...]}, sorted by step.
+
+    A resumed run repeats steps: the later line of a step counts.
+    """
+    by_step: dict = {}
     for line in lines:
         for name, value in line.items():
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if name != "step" and number and math.isfinite(value):
-                found.setdefault(name, {})[line["step"]] = value
-    return {name: sorted(points.items()) for name, points in found.items()}
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if name != "step" and is_number and math.isfinite(value):
+                by_step.setdefault(name, {})[line["step"]] = value
+    return {name: sorted(points.items()) for name, points in by_step.items()}
 
 
 def entries(workdir: Path, notes: list[str]) -> list[dict]:
-    """The entries of a run in order of protocol and step; broken ones are noted."""
-    found = []
+    """The entries of a run, sorted by protocol and step; broken ones are noted."""
+    valid = []
     for path in sorted(workdir.glob("eval/*/*.json")):
         try:
             entry = ledger.parse(path)
             ledger.check(entry, f"eval/{path.parent.name}/{path.name}")
-            found.append(entry)
+            valid.append(entry)
         except errors.UsageError as error:
             notes.append(str(error))
-    return sorted(found, key=lambda e: (e["protocol"], e["step"]))
+    return sorted(valid, key=lambda e: (e["protocol"], e["step"]))
 
 
 def is_running(workdir: Path) -> bool:
-    """Whether a process holds the folder's lock."""
+    """Whether a process holds the lock of the folder."""
     lock = workdir / ".lock"
     if not lock.exists():
         return False
     with open(lock) as file:
         try:
+            # Shared and at once: it fails only while a run holds its exclusive lock.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
             return True
@@ -85,31 +89,31 @@ def is_running(workdir: Path) -> bool:
 
 
 def status(workdir: Path) -> str:
-    """complete, running or stopped."""
+    """ "complete", "running" or "stopped"."""
     if (workdir / "DONE").exists():
         return "complete"
     return "running" if is_running(workdir) else "stopped"
 
 
-def gather(path: str) -> Found:
-    """Reads the folder of a run. UsageError if it is none."""
+def gather(path: str) -> RunFiles:
+    """Reads the folder of a run. UsageError if it is not one."""
     workdir = Path(path).expanduser().absolute()
     if not workdir.is_dir():
-        raise errors.UsageError(f"--workdir={path} is not there.")
+        raise errors.UsageError(f"--workdir={path} does not exist.")
     notes: list[str] = []
     lines = read_lines(workdir / "metrics.jsonl", notes)
-    known = workdir / "config.json"
-    if not lines and not known.exists():
+    config_file = workdir / "config.json"
+    if not lines and not config_file.exists():
         raise errors.UsageError(
             f"--workdir={path} is not a run: no config.json and no metrics in it."
         )
     config = {}
     try:
-        config = ledger.parse(known)
+        config = ledger.parse(config_file)
     except errors.UsageError as error:
         notes.append(str(error))
     lines += read_lines(workdir / "perf.jsonl", notes)
-    return Found(
+    return RunFiles(
         name=workdir.name,
         config=config,
         curves=curves(lines),
@@ -122,12 +126,12 @@ def gather(path: str) -> Found:
 
 
 def text(path: Path) -> str:
-    """A text file, "" if there is none."""
+    """The text of a file, "" if it does not exist."""
     return path.read_text(errors="replace") if path.exists() else ""
 
 
 def newest(folder: Path) -> list[Path]:
-    """All PNG files below a folder, by the step in their names, the newest first."""
+    """All PNG files below a folder, those of the highest step in their names first."""
 
     def key(path):
         step = re.search(r"(\d+)\.png$", path.name)

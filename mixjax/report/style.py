@@ -1,4 +1,4 @@
-"""How a page looks: colours of light and dark, boxes in a grid, no wider than it is."""
+"""The style sheet: light and dark colours, and a grid of boxes that fits any width."""
 
 STYLE = """
 :root{color-scheme:light dark;--back:#fff;--box:#f4f6f8;--text:#1b1f24;--muted:#57606a;

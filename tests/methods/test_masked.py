@@ -49,8 +49,8 @@ def built(name, variants):
 
 
 def loss_and_gradient(method, state, batch):
-    both = jax.value_and_grad(method.loss, has_aux=True)
-    (loss, aux), grads = both(state.params, state, batch, jax.random.key(3))
+    evaluate = jax.value_and_grad(method.loss, has_aux=True)
+    (loss, aux), grads = evaluate(state.params, state, batch, jax.random.key(3))
     return loss, aux.metrics, grads
 
 
@@ -72,7 +72,8 @@ def test_it_learns_and_compiles_once(name, variants):
     losses = []
     for _ in range(30):
         state, metrics = counted(state, batch)
-        # Of MI-MAE the reconstruction: its total is a game of two networks.
+        # For MI-MAE the reconstruction: in its total, two networks play against each
+        # other.
         losses.append(float(metrics.get("loss_rec", metrics["loss"])))
     assert len(traced) == 1
     assert np.isfinite(losses).all()
@@ -96,12 +97,12 @@ def test_eight_devices_agree_with_one(name, variants):
 
 
 def test_features_do_not_depend_on_the_loss_parts():
-    """Projector, decoder and variational network are left behind."""
+    """Features need the encoder's parameters alone."""
     for name in tiny.METHODS:
         _, method, batch, state = built(name, "")
         blank = {k: v for k, v in state.params.items() if k == "encoder"}
-        found = method.features(state.replace(params=blank), batch["views"][0])
-        assert found.shape == (16, 16) and found.dtype == jnp.float32
+        features = method.features(state.replace(params=blank), batch["views"][0])
+        assert features.shape == (16, 16) and features.dtype == jnp.float32
 
 
 @pytest.mark.parametrize("name, variants", VARIANTS[:9])

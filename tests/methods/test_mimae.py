@@ -1,4 +1,4 @@
-"""MI-MAE: which loss may touch what, the gate, and the lengths of its recipes."""
+"""MI-MAE: the parts that each loss trains, the gate, and the lengths of its recipes."""
 
 import functools
 import re
@@ -40,8 +40,8 @@ def gradient(variants, state=None, name="mimae"):
 
 
 def touched(grads) -> set[str]:
-    some = lambda tree: any(np.abs(x).max() > 0 for x in jax.tree.leaves(tree))
-    return {part for part, tree in grads.items() if some(tree)}
+    nonzero = lambda tree: any(np.abs(x).max() > 0 for x in jax.tree.leaves(tree))
+    return {part for part, tree in grads.items() if nonzero(tree)}
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_which_loss_touches_what(only, parts):
 def test_behind_the_closed_gate_is_plain_reconstruction():
     closed = gradient("gate=latch")
     alone = gradient("lam2=0,lam3=0,approx=0,gate=latch")
-    for part in ("encoder", "decoder"):  # up to what two compilations may differ by
+    for part in ("encoder", "decoder"):  # equal but for the rounding of two programs
         chex.assert_trees_all_close(closed[part], alone[part], rtol=1e-5, atol=1e-8)
 
 
@@ -72,8 +72,8 @@ def test_no_variance_is_zero():
     params["variational"]["var"]["fc3"] = jax.tree.map(
         jnp.zeros_like, params["variational"]["var"]["fc3"]
     )
-    both = jax.jit(jax.value_and_grad(method.loss, has_aux=True))
-    (loss, aux), grads = both(params, state, batch, jax.random.key(0))
+    evaluate = jax.jit(jax.value_and_grad(method.loss, has_aux=True))
+    (loss, aux), grads = evaluate(params, state, batch, jax.random.key(0))
     assert np.isfinite(loss) and all(np.isfinite(v) for v in aux.metrics.values())
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
 
@@ -98,19 +98,19 @@ def test_pools_and_inputs():
         "latent_pool": ("mean_all", "mean_patch", "class", "flatten"),
         "variational_input": ("embedding", "embedding_and_position", "pixels"),
     }.items():
-        found = set()
+        losses = set()
         for value in values:
             config = tiny.masked("mimae", "gate=open")
             config.method[field] = value
             network = models.make(config.model)
-            one = methods.make(config.method, network, clock=Clock(10, 10))
-            start = jax.eval_shape(one.init, jax.random.key(0), batch)
+            pooled = methods.make(config.method, network, clock=Clock(10, 10))
+            start = jax.eval_shape(pooled.init, jax.random.key(0), batch)
             blank = jax.tree.map(lambda x: jnp.full(x.shape, 0.1), start.params)
             params = {**blank, "encoder": state.params["encoder"]}
-            loss, _ = one.loss(params, state, batch, jax.random.key(0))
+            loss, _ = pooled.loss(params, state, batch, jax.random.key(0))
             assert np.isfinite(loss)
-            found.add(float(loss))
-        assert len(found) == len(values)
+            losses.add(float(loss))
+        assert len(losses) == len(values)
 
 
 @pytest.mark.parametrize(
@@ -173,9 +173,11 @@ def test_lengths_and_rates():
 def rows():
     """Every command of configs/README.md with an autoencoder."""
     text = (tiny.ROOT / "configs" / "README.md").read_text()
-    found = re.findall(r"`(\w+\.py(?::[^`\s]*)?)((?: --config\.\S+)*)`", text)
+    commands = re.findall(r"`(\w+\.py(?::[^`\s]*)?)((?: --config\.\S+)*)`", text)
     masked = ("mae_", "mimae_", "misimmim_", "mixedae_", "simmim_")
-    return sorted({(file, flags) for file, flags in found if file.startswith(masked)})
+    return sorted(
+        {(file, flags) for file, flags in commands if file.startswith(masked)}
+    )
 
 
 @pytest.mark.parametrize("file, flags", rows())

@@ -1,4 +1,5 @@
-"""MixedAE: what may be seen, what is scored, and its switches (spec traps 3, 6, 7)."""
+"""MixedAE: which keys are seen, which tokens are scored, and its switches (spec traps
+3, 6, 7)."""
 
 import functools
 
@@ -19,7 +20,7 @@ from mixjax.state import TrainState, example_keys
 from tests.support import tiny
 
 MEMBERS, PATCH = 4, 4
-HOW = {"segment": False, "contrast": None}
+PLAIN = {"segment": False, "contrast": None}
 
 
 @functools.cache
@@ -34,26 +35,28 @@ def setting():
     return network, params, images, source
 
 
-def seen(images, attend, topk=None, **how):
+def encode_mixed(images, attend, topk=None, **options):
     network, params, _, source = setting()
     grouped = sub_batches.split(images, 2)
-    task = mixedae.mixed(grouped, source, PATCH, attend=attend, topk=topk, **HOW | how)
-    outputs, _ = network.apply(params, {}, task.pictures, train=True, **task.inputs)
+    task = mixedae.build_mixed_task(
+        grouped, source, PATCH, attend=attend, topk=topk, **PLAIN | options
+    )
+    outputs, _ = network.apply(params, {}, task.images, train=True, **task.inputs)
     return outputs, task
 
 
-def own_patches(source):
+def shown_patches(source):
     """The Masking that keeps, of every image, the patches that the mixture shows."""
-    own = source[:, None] == jnp.arange(MEMBERS)[None, :, None]
-    own = own.reshape(-1, source.shape[1])
-    shuffle = jnp.argsort(~own, axis=1, stable=True)
-    return Masking(shuffle, jnp.argsort(shuffle, axis=1), own.astype(jnp.float32))
+    shown = source[:, None] == jnp.arange(MEMBERS)[None, :, None]
+    shown = shown.reshape(-1, source.shape[1])
+    shuffle = jnp.argsort(~shown, axis=1, stable=True)
+    return Masking(shuffle, jnp.argsort(shuffle, axis=1), shown.astype(jnp.float32))
 
 
 def test_masked_attention_is_mae_on_each_image():
     network, params, images, source = setting()
-    outputs = jax.jit(lambda x: seen(x, "masked_sa")[0])(images)
-    masking, visible = own_patches(source), source.shape[1] // MEMBERS
+    outputs = jax.jit(lambda x: encode_mixed(x, "masked_sa")[0])(images)
+    masking, visible = shown_patches(source), source.shape[1] // MEMBERS
     plain, _ = network.apply(
         params,
         {},
@@ -72,7 +75,7 @@ def test_what_leaks_from_image_to_image(attend):
     topk = mixedae.TopK(4, 0, "keep")
 
     def of_first(images):
-        outputs, _ = seen(images, attend, topk)
+        outputs, _ = encode_mixed(images, attend, topk)
         tokens = outputs["tokens"][0, -source.shape[1] :]
         return jnp.square(jnp.where(source[0, :, None] == 0, tokens, 0)).sum()
 
@@ -85,25 +88,25 @@ def test_what_leaks_from_image_to_image(attend):
 def test_all_keys_is_global_attention_to_the_bit():
     *_, images, source = setting()
     every = mixedae.TopK(source.shape[1], 0, "keep")
-    topk = jax.jit(lambda x: seen(x, "homologous", every)[0])(images)
-    plain = jax.jit(lambda x: seen(x, "global")[0])(images)
+    topk = jax.jit(lambda x: encode_mixed(x, "homologous", every)[0])(images)
+    plain = jax.jit(lambda x: encode_mixed(x, "global")[0])(images)
     np.testing.assert_array_equal(topk["tokens"], plain["tokens"])
 
 
 def test_few_keys_is_another_attention_from_its_first_layer_on():
     *_, images, _ = setting()
-    plain, _ = seen(images, "global")
+    plain, _ = encode_mixed(images, "global")
     for start, same in ((0, False), (1, False), (2, True)):
-        topk, _ = seen(images, "homologous", mixedae.TopK(4, start, "keep"))
+        topk, _ = encode_mixed(images, "homologous", mixedae.TopK(4, start, "keep"))
         equal = np.allclose(topk["tokens"], plain["tokens"], atol=1e-5)
         assert equal == same
 
 
 def test_codes_tell_images_apart():
-    """At every layer, and only the tokens of a source by their own code."""
+    """At every layer, and only the tokens of a source by their code."""
     *_, images, _ = setting()
-    without, _ = seen(images, "global")
-    coded, _ = seen(images, "global", segment=True)
+    without, _ = encode_mixed(images, "global")
+    coded, _ = encode_mixed(images, "global", segment=True)
     assert not np.allclose(without["tokens"], coded["tokens"], atol=1e-3)
 
 
@@ -123,17 +126,17 @@ def state_of(method, images):
 
 
 def test_no_image_is_scored_on_what_it_gave():
-    """Trap 3: the gradient is exactly 0 on own tokens, per image."""
+    """Trap 3: the gradient is exactly 0 on the tokens that the encoder saw."""
     *_, images, source = setting()
-    task = mixedae.mixed(
-        sub_batches.split(images, 2), source, PATCH, attend="global", topk=None, **HOW
+    task = mixedae.build_mixed_task(
+        sub_batches.split(images, 2), source, PATCH, attend="global", topk=None, **PLAIN
     )
     target = pixels.patchify(images, PATCH)
     grad = jax.grad(pixels.masked_mse)(0 * target, target, task.kept)
-    own = np.asarray(own_patches(source).kept)
-    np.testing.assert_array_equal(task.kept, own)
-    np.testing.assert_array_equal(grad[own == 1], 0)
-    assert (np.abs(grad[own == 0]).sum(axis=-1) > 0).all()
+    shown = np.asarray(shown_patches(source).kept)
+    np.testing.assert_array_equal(task.kept, shown)
+    np.testing.assert_array_equal(grad[shown == 1], 0)
+    assert (np.abs(grad[shown == 0]).sum(axis=-1) > 0).all()
 
 
 def test_metrics_name_layers_and_chance():

@@ -1,4 +1,4 @@
-"""Masking and restoring: properties for any size, and the traps of the spec."""
+"""Masking and restoring tokens: properties at any size, and the spec's traps."""
 
 import hypothesis.strategies as st
 import jax
@@ -45,9 +45,9 @@ def test_every_image_has_its_own_mask_and_every_patch_its_turn():
 
 def test_a_mask_belongs_to_the_example_not_to_its_place():
     key, index = jax.random.key(0), jnp.array([7, 3, 9])
-    some = tokens.random_masking(example_keys(key, index), 16, 4)
+    drawn = tokens.random_masking(example_keys(key, index), 16, 4)
     turned = tokens.random_masking(example_keys(key, index[::-1]), 16, 4)
-    np.testing.assert_array_equal(some.kept, turned.kept[::-1])
+    np.testing.assert_array_equal(drawn.kept, turned.kept[::-1])
 
 
 @few
@@ -84,10 +84,10 @@ def test_no_scatter_is_left_in_the_gradient():
     m = masking(2, 16, 4)
     x, token = jnp.ones((2, 16, 3)), jnp.ones((1, 1, 3))
 
-    def both(x, token):
+    def loss(x, token):
         kept = tokens.keep(x, m, 4)
         kept = jnp.concatenate([kept[:, :1], kept], axis=1)
         return jnp.square(tokens.unshuffle(kept, token, m)).sum()
 
-    text = jax.jit(jax.grad(both, argnums=(0, 1))).lower(x, token).as_text()
+    text = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(x, token).as_text()
     assert "scatter" not in text

@@ -88,11 +88,11 @@ def test_info_nce_term_by_term(b, n, seed):
     flat, total = z.reshape(b * n, 5), 0.0
     for x in range(b):
         for i in range(n):
-            rest = [flat[x * n + i] @ c / 0.2 for c in np.delete(flat, x * n + i, 0)]
+            logits = [flat[x * n + i] @ c / 0.2 for c in np.delete(flat, x * n + i, 0)]
             for k in set(range(n)) - {i}:
-                total += np.log(np.exp(rest).sum()) - z[x, i] @ z[x, k] / 0.2
-    found = mi.info_nce_views(jnp.asarray(z, jnp.float32), 0.2)
-    np.testing.assert_allclose(found, total / n**2 / b, rtol=1e-4, atol=1e-5)
+                total += np.log(np.exp(logits).sum()) - z[x, i] @ z[x, k] / 0.2
+    ours = mi.info_nce_views(jnp.asarray(z, jnp.float32), 0.2)
+    np.testing.assert_allclose(ours, total / n**2 / b, rtol=1e-4, atol=1e-5)
 
 
 def test_local_negatives():
@@ -130,8 +130,8 @@ def test_club_is_a_difference_of_log_densities(b, n, negatives):
                 log_density(z[x, j], (x, j))
                 - np.mean([log_density(k, (x, j)) for k in others])
             )
-    found = mi.club(z, mean, variance, negatives, "sum")
-    np.testing.assert_allclose(found, np.mean(want), rtol=1e-3, atol=1e-3)
+    ours = mi.club(z, mean, variance, negatives, "sum")
+    np.testing.assert_allclose(ours, np.mean(want), rtol=1e-3, atol=1e-3)
 
 
 @few
@@ -150,12 +150,12 @@ def test_equal_views_carry_nothing_more(b, n, seed):
 
 def test_the_gate_latches():
     gate = mi.Gate("latch", 0.5, 0.9)
-    memory, seen = mi.closed_gate(), []
+    memory, factors = mi.closed_gate(), []
     for loss in [1.0] * 5 + [0.1] * 30 + [2.0] * 30:
-        seen.append(float(gate.factor(memory, loss)))
+        factors.append(float(gate.factor(memory, loss)))
         memory = gate.after(memory, jnp.float32(loss))
-    opened = seen.index(1.0)
-    assert 5 < opened < 20 and set(seen[opened:]) == {1.0}
+    opened = factors.index(1.0)
+    assert 5 < opened < 20 and set(factors[opened:]) == {1.0}
 
 
 def test_a_low_first_loss_opens_at_once():

@@ -47,10 +47,10 @@ def test_mae_pretrain(reference):
         )
         return loss, outputs
 
-    both = jax.jit(jax.value_and_grad(run, has_aux=True), static_argnums=1)
-    (plain, _), _ = both(params, False)
+    evaluate = jax.jit(jax.value_and_grad(run, has_aux=True), static_argnums=1)
+    (plain, _), _ = evaluate(params, False)
     ref.check("loss", plain)
-    (loss, outputs), grads = both(params, True)
+    (loss, outputs), grads = evaluate(params, True)
     ref.check("loss_norm_pix", loss)
     ref.check("patchified", jax.jit(pixels.patchify, static_argnums=1)(batch, patch))
     ref.check("latent", outputs["tokens"])

@@ -38,8 +38,8 @@ def setting():
 
 def masking_of(ids, length):
     """The Masking whose views keep exactly `ids` [B, N, V], in that order."""
-    rest = [[sorted(set(range(length)) - set(v)) for v in b] for b in ids.tolist()]
-    shuffle = jnp.concatenate([jnp.asarray(ids), jnp.asarray(rest)], axis=-1)
+    hidden = [[sorted(set(range(length)) - set(v)) for v in b] for b in ids.tolist()]
+    shuffle = jnp.concatenate([jnp.asarray(ids), jnp.asarray(hidden)], axis=-1)
     restore = jnp.argsort(shuffle, axis=-1)
     kept = (restore < ids.shape[-1]).astype(jnp.float32)
     return Masking(shuffle, restore, kept)
@@ -53,15 +53,15 @@ def test_mimae(setting, name):
     masking = masking_of(ref[f"in/{hp['ids'].item()}"], np.prod(network.geometry.grid))
     views, visible = masking.kept.shape[1], int(masking.kept[0, 0].sum())
     pool = POOLS[hp["latent_pool"].item()]
-    given = mimae.inputs(masking, visible, pool, "embedding", patch)
+    inputs = mimae.part_inputs(masking, visible, pool, "embedding", patch)
     lam = [ref[f"hp/lam{i}"] for i in (1, 2, 3)]
     settings = (ref["hp/tau"], 1, hp["min_mi_negatives"].item(), ref["hp/reduce"])
     information = mi.Information(*lam, 1.0, *settings)
     target = pixels.normalise(pixels.patchify(batch, patch))
 
     def run(params):
-        outputs, _ = network.apply(params, {}, batch, train=True, **given)
-        z = mimae.pooled(outputs, pool, views)
+        outputs, _ = network.apply(params, {}, batch, train=True, **inputs)
+        z = mimae.pool_latents(outputs, pool, views)
         kept = masking.kept
         recon = mimae.view_reconstruction_loss(outputs["prediction"], target, kept)
         terms = information.terms(z, outputs["mean"], outputs["variance"])
@@ -71,10 +71,10 @@ def test_mimae(setting, name):
         }
         return {"loss_rec": recon, **terms, **totals}, (outputs, z)
 
-    found, (outputs, z) = jax.jit(run)(params)
+    losses, (outputs, z) = jax.jit(run)(params)
     shape = (*z.shape[:2], *outputs["tokens"].shape[1:])
     x = mimae.view_inputs(outputs, masking, "embedding", patch)
-    ours = found | {"z": z, "x": x, "mu": outputs["mean"], "var": outputs["variance"]}
+    ours = losses | {"z": z, "x": x, "mu": outputs["mean"], "var": outputs["variance"]}
     ours |= {"latent": outputs["tokens"].reshape(shape), "mask": 1 - masking.kept}
     prediction = outputs["prediction"]
     ours["pred"] = prediction.reshape(*z.shape[:2], *prediction.shape[1:])
@@ -120,7 +120,7 @@ def test_mimae_masks():
 def test_club():
     """Its bound and likelihood, from the mean and log-variance of its own network."""
     ref = Reference("club")
-    y = jnp.asarray(ref["in/y"])[:, None]  # one view of every example
+    y = jnp.asarray(ref["in/y"])[:, None]  # a single view of every example
     p = {k: jnp.asarray(v) for k, v in ref.part("params").items()}
 
     def network(p, x, name):
@@ -151,6 +151,6 @@ def test_club():
     grads = jax.jit(jax.grad(likelihood))(p, x)
     for name, grad in ref.part("out/loglikeli_grad").items():
         ref.check(f"loglikeli_grad/{name}", grads[name], grad)
-    own = {k.removeprefix("CLUBMean."): v for k, v in p.items() if "Mean" in k}
-    mean = network(own, x, "p_mu")[:, None]
+    mean_params = {k.removeprefix("CLUBMean."): v for k, v in p.items() if "Mean" in k}
+    mean = network(mean_params, x, "p_mu")[:, None]
     ref.check("club_mean", mi.club(y, mean, jnp.ones_like(mean), "batch", "sum"))

@@ -1,4 +1,4 @@
-"""MixedAE against the reference numbers, every variant that the file has."""
+"""MixedAE against the reference numbers, in every variant of the file."""
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ def setting():
 
 
 def task_of(ref, hp):
-    """(images, their groups [G, K, H, W, C], sources, how to see them)."""
+    """(groups of images [G, K, H, W, C], sources, options of build_mixed_task)."""
     batch = jnp.asarray(images(ref["in/imgs"]))
     members = hp["group_size"]
     source = jnp.asarray(ref[f"in/{hp['source']}"])
@@ -60,43 +60,47 @@ def task_of(ref, hp):
     if hp["homocon"]:
         temperature, weight = ref["hp/contrast_temperature"], ref["hp/contrast_weight"]
         contrast = mixedae.Contrast("encoder", "all", temperature, weight)
-    how = {"attend": hp["attention"], "topk": topk, "contrast": contrast}
-    return grouped, source, how | {"segment": bool(hp["segment"])}
+    options = {"attend": hp["attention"], "topk": topk, "contrast": contrast}
+    return grouped, source, options | {"segment": bool(hp["segment"])}
 
 
 @pytest.mark.parametrize("name", variants())
 def test_mixedae(setting, name):
     ref, network, params = setting
     hp = {k: v.item() for k, v in ref.part(f"hp/{name}").items()}
-    grouped, source, how = task_of(ref, hp)
+    grouped, source, options = task_of(ref, hp)
     members, patch = hp["group_size"], ref["hp/patch_size"]
     target = pixels.normalise(
         pixels.patchify(grouped.reshape(-1, *grouped.shape[2:]), patch)
     )
 
     def run(params):
-        pictures, inputs, kept, labels = mixedae.mixed(grouped, source, patch, **how)
+        pictures, inputs, kept, labels = mixedae.build_mixed_task(
+            grouped, source, patch, **options
+        )
         outputs, _ = network.apply(params, {}, pictures, train=True, **inputs)
-        found = {"recon": pixels.masked_mse(outputs["prediction"], target, kept)}
-        total = found["recon"]
-        if how["contrast"]:
-            found["contrast"] = homologous_contrast(
+        losses = {"recon": pixels.masked_mse(outputs["prediction"], target, kept)}
+        total = losses["recon"]
+        if options["contrast"]:
+            losses["contrast"] = homologous_contrast(
                 outputs["projected"],
                 labels,
-                how["contrast"].temperature,
+                options["contrast"].temperature,
                 positives="all",
                 members=members,
             )
-            total += how["contrast"].weight * found["contrast"]
-        return total, (found, outputs)
+            total += options["contrast"].weight * losses["contrast"]
+        return total, (losses, outputs)
 
-    both = jax.jit(jax.value_and_grad(run, has_aux=True))
-    (loss, (found, outputs)), grads = both(params)
-    ours = {f"loss_{term}": value for term, value in found.items()}
+    evaluate = jax.jit(jax.value_and_grad(run, has_aux=True))
+    (loss, (losses, outputs)), grads = evaluate(params)
+    ours = {f"loss_{term}": value for term, value in losses.items()}
     ours |= {"loss": loss, "z": outputs["tokens"], "pred": outputs["prediction"]}
     if "topk_accuracy" in outputs["notes"]:
-        ours["topk_accuracy"] = outputs["notes"]["topk_accuracy"][how["topk"].start :]
-    if how["contrast"]:
+        ours["topk_accuracy"] = outputs["notes"]["topk_accuracy"][
+            options["topk"].start :
+        ]
+    if options["contrast"]:
         features = outputs["projected"]
         norm = jnp.linalg.norm(features, axis=-1, keepdims=True)
         ours["features"] = features / norm
@@ -116,8 +120,10 @@ def test_kept_keys(setting):
     ref, network, params = setting
     wanted = ref.arrays["out/homologous/topk_keep"]
     hp = {k: v.item() for k, v in ref.part("hp/homologous").items()}
-    grouped, source, how = task_of(ref, hp)
-    pictures, inputs, *_ = mixedae.mixed(grouped, source, ref["hp/patch_size"], **how)
+    grouped, source, options = task_of(ref, hp)
+    pictures, inputs, *_ = mixedae.build_mixed_task(
+        grouped, source, ref["hp/patch_size"], **options
+    )
     choose = inputs["encoder"]["choose"]
 
     def noted(layer, logits):
@@ -127,8 +133,8 @@ def test_kept_keys(setting):
     inputs["encoder"]["choose"] = noted
     run = jax.jit(lambda p: network.apply(p, {}, pictures, train=True, **inputs)[0])
     kept = run(params)["notes"]["kept"]  # [layer, G, heads, 1 + L, 1 + L]
-    own = kept if kept.shape == wanted.shape else kept[..., 1:, 1:]
-    np.testing.assert_array_equal(own, wanted)
+    compared = kept if kept.shape == wanted.shape else kept[..., 1:, 1:]
+    np.testing.assert_array_equal(compared, wanted)
 
 
 def test_targets_mixture_and_codes(setting):
@@ -139,8 +145,8 @@ def test_targets_mixture_and_codes(setting):
     members = ref["hp/naive/group_size"]
     grouped = batch.reshape(-1, members, *batch.shape[1:])
     pictures = homologous.mix_images(grouped, source, patch)
-    seen = network.encode(params, {}, pictures)
-    ref.check("mixed", seen["embedding"] + seen["positions"])
+    outputs = network.encode(params, {}, pictures)
+    ref.check("mixed", outputs["embedding"] + outputs["positions"])
     each = network.encode(params, {}, batch)
     tokens = each["embedding"] + each["positions"]
     tokens = tokens.reshape(-1, members, *tokens.shape[1:])

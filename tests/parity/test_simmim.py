@@ -27,8 +27,8 @@ def test_simmim(reference, name):
     chex.assert_trees_all_equal_shapes(shapes[0], params)
 
     def run(params):
-        given = simmim.inputs(kept)
-        outputs, _ = network.apply(params, {}, batch, train=True, **given)
+        inputs = simmim.part_inputs(kept)
+        outputs, _ = network.apply(params, {}, batch, train=True, **inputs)
         patch = ref["hp/patch_size"]
         loss = simmim.reconstruction_loss(outputs["prediction"], batch, kept, patch)
         return loss, outputs
@@ -40,7 +40,7 @@ def test_simmim(reference, name):
     for tensor, grad in ref.part("out/grad").items():
         expected = at(to_tree({tensor: grad}, backbone_path), tensor, backbone_path)
         ref.check(f"grad/{tensor}", at(grads, tensor, backbone_path), expected)
-    # What one place of the map stands for; their decoder is told, ours works it out.
+    # The pixels that a place of the map stands for: a setting there, derived here.
     stride = ref["hp/img_size"] // outputs["map"].shape[1]
     assert stride == ref["hp/encoder_stride"]
 
@@ -59,9 +59,9 @@ def test_misimmim(reference):
     information = mi.Information(*lam, 1.0, *settings)
 
     def run(params):
-        given = misimmim.inputs(kept)
-        outputs, _ = network.apply(params, {}, batch, train=True, **given)
-        patch, z = ref["hp/patch_size"], misimmim.pooled(outputs)
+        inputs = misimmim.part_inputs(kept)
+        outputs, _ = network.apply(params, {}, batch, train=True, **inputs)
+        patch, z = ref["hp/patch_size"], misimmim.pool_latents(outputs)
         recon = simmim.reconstruction_loss(outputs["prediction"], batch, kept, patch)
         terms = information.terms(z, outputs["mean"], outputs["variance"])
         totals = {
@@ -70,12 +70,12 @@ def test_misimmim(reference):
         }
         return {"loss_rec": recon, **terms, **totals}, (outputs, z)
 
-    found, (outputs, z) = jax.jit(run)(params)
+    losses, (outputs, z) = jax.jit(run)(params)
     grads = jax.jit(jax.jacrev(lambda p: run(p)[0]))(params)
     views = z.shape[:2]
     latent = outputs["map"].reshape(*views, -1, z.shape[-1])
     prediction = outputs["prediction"].transpose(0, 3, 1, 2)
-    ours = found | {
+    ours = losses | {
         "latent": latent,
         "x_rec": prediction.reshape(*views, *prediction.shape[1:]),
         "z": z,

@@ -1,4 +1,4 @@
-"""The page of a run: whole HTML, nothing from elsewhere, whatever the folder holds."""
+"""The page of a run: valid HTML without external resources, for any folder."""
 
 import base64
 import fcntl
@@ -66,7 +66,7 @@ def picture(path, size=(40, 30), noise=False):
 
 @pytest.fixture
 def run(tmp_path):
-    """A folder as a run leaves it, with names that want to be markup."""
+    """A folder as a run leaves it, with names that look like markup."""
     folder = tmp_path / "run & <b>"
     folder.mkdir()
     lines = [
@@ -102,14 +102,14 @@ def test_the_page_is_whole_and_alone(run, capsys):
     for image in reader.all("img"):
         assert image["src"].startswith("data:image/") and image["alt"]
     assert all(chart["role"] == "img" for chart in reader.all("svg"))
-    said = " ".join(chart["aria-label"] for chart in reader.all("svg"))
-    assert "train/loss, 2 to 0.4" in said and EVIL in said
+    labels = " ".join(chart["aria-label"] for chart in reader.all("svg"))
+    assert "train/loss, 2 to 0.4" in labels and EVIL in labels
 
 
 def test_the_page_says_what_there_is(run):
     words = " ".join(read(report.render(read_run.gather(str(run)))).words)
-    for said in ("run & <b>", "5 of 10", "91.25", "stopped", "8 x cpu", "0123456789ab"):
-        assert said in words, said
+    for text in ("run & <b>", "5 of 10", "91.25", "stopped", "8 x cpu", "0123456789ab"):
+        assert text in words, text
     assert "train/loss" in words and "health/std" in words and "(log)" in words
     assert f"features have collapsed {EVIL}" in words and "masks_0000005.png" in words
     assert "metrics.jsonl: line 7 of 7 skipped (the last, half-written)." in words
@@ -159,7 +159,7 @@ def test_a_run_that_has_only_begun(tmp_path):
     "flags, sentence",
     [
         ([], "--workdir is missing"),
-        (["--workdir=/nowhere"], "--workdir=/nowhere is not there"),
+        (["--workdir=/nowhere"], "--workdir=/nowhere does not exist"),
         (["--workdir={empty}"], "is not a run: no config.json and no metrics in it"),
         (["--workdir={run}", "--out=/nowhere/x.html"], "cannot be written"),
         (["--workdirs=x"], "flag 'workdirs' does not exist; did you mean 'workdir'"),
@@ -169,8 +169,8 @@ def test_wrong_flags_are_one_sentence(run, tmp_path, flags, sentence, capsys):
     (tmp_path / "empty").mkdir()
     flags = [f.format(run=run, empty=tmp_path / "empty") for f in flags]
     assert report.run(flags) == 2
-    said = capsys.readouterr().err
-    assert sentence in said and said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert sentence in message and message.count("\n") == 1
 
 
 def test_huge_pictures_are_made_smaller(tmp_path):
@@ -255,9 +255,9 @@ def luminance(color):
 @pytest.mark.parametrize("theme", [0, 1])
 def test_words_stand_out(theme):
     """Contrast of 4.5 and more, in light and dark (WCAG 2, level AA)."""
-    found = re.findall(r"--(\w+):(#\w+)", STYLE)
-    half = len(found) // 2
-    colors = dict(found[theme * half : (theme + 1) * half])
+    declared = re.findall(r"--(\w+):(#\w+)", STYLE)
+    half = len(declared) // 2
+    colors = dict(declared[theme * half : (theme + 1) * half])
     for word in ("text", "muted", "line"):
         for back in ("back", "box"):
             pair = sorted(luminance(colors[name]) for name in (word, back))
