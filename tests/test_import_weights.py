@@ -24,7 +24,7 @@ from mixjax.models import positions
 from mixjax.models.resnet import STEMS
 from mixjax.sharding import meshes
 from mixjax.state import TrainState
-from mixjax.training import initial_state
+from mixjax.training import warm_start
 from tests.support import random_checkpoints, tiny
 
 torch = pytest.importorskip("torch")
@@ -320,7 +320,7 @@ def test_fine_tuning_starts_from_a_file(tmp_path):
     step = jax.ShapeDtypeStruct((), jnp.int32)
     state = TrainState(step, params, {}, stats, {}, {})
     layout = meshes.lay_out(meshes.make(fsdp=1), state, ())
-    given, origin = initial_state.borrow(settings, layout)
+    given, origin = warm_start.warm_start(settings, layout)
     assert origin == {}
     assert list(given["params"]) == ["encoder"]
     new = store.flat(given)
@@ -332,7 +332,7 @@ def test_fine_tuning_starts_from_a_file(tmp_path):
     np.testing.assert_array_equal(new["encoder/pos_embed"], table)
     settings.init_from = str(tmp_path / "x.md")
     with pytest.raises(UsageError, match="init_from=.*x.md is neither"):
-        initial_state.borrow(settings, layout)
+        warm_start.warm_start(settings, layout)
 
 
 # --- what is refused -------------------------------------------------------------

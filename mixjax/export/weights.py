@@ -172,8 +172,9 @@ def resized(weights: Weights, size: tuple[int, int]) -> Weights:
         for k, v in arrays.items()
         if k.startswith("encoder/") and not k.endswith(STATISTICS)
     }
-    fit = adapt_weights.fitter(old, model)
-    given, _ = fit("encoder", inside(weights.arrays), inside(new))
+    given, _ = adapt_weights.adapt_part(
+        "encoder", inside(weights.arrays), inside(new), old, model
+    )
     given = {f"encoder/{k}": np.asarray(v) for k, v in given.items()}
     return weights._replace(arrays=weights.arrays | given, model=model)
 

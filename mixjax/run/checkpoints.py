@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -286,58 +285,26 @@ def load(path: str, layout: TrainState, field: str) -> tuple[TrainState, int]:
     return layout.replace(**found, opt_state={}, step=np.int32(step)), step
 
 
-def warm_start(path: str, layout: dict, fit: Callable, cut: Callable) -> tuple:
-    """(what the newest checkpoint of workdir `path` has for a new state, its step).
+def part_names(manager: ocp.CheckpointManager, step: int) -> list[str]:
+    """The parts of the network (encoder, ...) that a checkpoint has parameters of."""
+    return list(manager.item_metadata(step)["state"].tree["params"])
 
-    layout: {"params": shapes and shardings, "stats": the same}. A part of the network
-    (encoder, decoder, ...) is taken whole, with its batch statistics, if both have it.
-    fit: (part, arrays by path, shapes by path) -> (arrays to take, names that may start
-    afresh); cut: (names of parts, function of taken's `arrays`) -> the same as the new
-    network cuts its parts; see models/adapt_weights.py. What it has is {"params",
-    "stats"} of these parts, without what starts afresh. UsageError with the keys if
-    tensors are missing, too many, or of another shape or type, or if no part is shared.
+
+def read_parts(
+    manager: ocp.CheckpointManager, step: int, kind: str, names: list[str]
+) -> dict[str, dict[str, np.ndarray]]:
+    """{part: {path inside it: array}} of the named parts; no other is read from disk.
+
+    kind: "params" or "stats". A part that has none of that kind is {}.
     """
-    with opened(path, "init_from") as (manager, step):
-        there = manager.item_metadata(step)["state"].tree
-
-        def arrays(kind, part):
-            old = there.get(kind, {}).get(part, {})
-            found = by_path(read_arrays(manager, step, {kind: {part: old}}))
-            return {k.split("/", 2)[2]: v for k, v in found.items()}
-
-        parts, arrays = cut(list(there["params"]), arrays)
-        given = taken(path, parts, arrays, layout, fit, f"{path}, step {step}")
-        return given, step
-
-
-def taken(
-    path: str,
-    parts: list[str],
-    arrays: Callable,
-    layout: dict,
-    fit: Callable,
-    what: str,
-) -> dict:
-    """What warm_start finds, in anything that has `parts`; what: its name in the log.
-
-    arrays: (kind, part) -> {path inside the part: array}.
-    """
-    given = {kind: {} for kind in layout}
-    shared = [part for part in layout["params"] if part in parts]
-    if not shared:
-        raise UsageError(f"init_from={path}: no part in common with {parts}.")
-    for kind, sections in layout.items():
-        for part in filter(sections.__contains__, shared):
-            wanted = by_path(sections[part])
-            found, fresh = fit(part, arrays(kind, part), wanted)
-            kept = {k: v for k, v in wanted.items() if k not in fresh}
-            compare(shapes_of(found), shapes_of(kept), f"init_from={path}: {part}")
-            given[kind][part] = nested(
-                {k: on_devices(found[k], wanted[k]) for k in kept}
-            )
-    size = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(given["params"]))
-    log.info("init_from %s: %s (%d weights)", what, shared, size)
-    return given
+    sections = manager.item_metadata(step)["state"].tree.get(kind, {})
+    parts = {}
+    for name in names:
+        tree = {kind: {name: sections.get(name, {})}}
+        arrays = by_path(read_arrays(manager, step, tree))
+        # Paths in the checkpoint begin with "<kind>/<part>/".
+        parts[name] = {k.split("/", 2)[2]: v for k, v in arrays.items()}
+    return parts
 
 
 def read_arrays(manager: ocp.CheckpointManager, step: int, wanted: dict) -> dict:
