@@ -156,20 +156,20 @@ class Refused(ValueError):
     """A name that is not data."""
 
 
-def named(module: str, name: str) -> Name:
+def known_name(module: str, name: str) -> Name:
     if (module, name) not in KNOWN:
         raise Refused(f"{module}.{name}")
     return Name(module, name)
 
 
-def called(name, args):
+def data_of(name, arguments):
     make = KNOWN[tuple(name)] if isinstance(name, Name) else None
     if make is None:
         raise ValueError(f"a call of {name!r}")
-    return make(*args)
+    return make(*arguments)
 
 
-def built(thing, state):
+def with_state(thing, state):
     """What BUILD leaves of `thing`."""
     if isinstance(thing, Half):
         _, shape, dtype, fortran, data = state
@@ -185,100 +185,184 @@ def built(thing, state):
 
 # --- the machine -----------------------------------------------------------------
 
-PUSH = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-EMPTY = {
-    "EMPTY_DICT": dict,
-    "EMPTY_LIST": list,
-    "EMPTY_TUPLE": tuple,
-    "EMPTY_SET": list,
+
+class Machine:
+    """The memory of the stack machine that a pickle is a program for."""
+
+    def __init__(self, persistent: Callable):
+        self.stack: list = []
+        self.marks: list[int] = []
+        self.memo: dict = {}
+        self.persistent = persistent  # persistent id -> object
+
+    def pop_to_mark(self) -> list:
+        start = self.marks.pop()
+        return self.pop_last(len(self.stack) - start)
+
+    def pop_last(self, count: int) -> list:
+        items = self.stack[len(self.stack) - count :] if count else []
+        if len(items) < count:
+            raise IndexError("the stack is too short")
+        del self.stack[len(self.stack) - count :]
+        return items
+
+
+def push(machine: Machine, argument) -> None:
+    machine.stack.append(argument)
+
+
+def push_constant(value) -> Callable:
+    return lambda machine, _: machine.stack.append(value)
+
+
+def push_empty(kind: type) -> Callable:
+    return lambda machine, _: machine.stack.append(kind())
+
+
+def push_mark(machine: Machine, _) -> None:
+    machine.marks.append(len(machine.stack))
+
+
+def pop(machine: Machine, _) -> None:
+    machine.stack.pop()
+
+
+def remember(machine: Machine, index: int | None) -> None:
+    # MEMOIZE has no argument: it counts.
+    index = len(machine.memo) if index is None else index
+    machine.memo[index] = machine.stack[-1]
+
+
+def recall(machine: Machine, index: int) -> None:
+    machine.stack.append(machine.memo[index])
+
+
+def make_tuple(count: int) -> Callable:
+    """TUPLE1, TUPLE2 and TUPLE3, which need no mark."""
+    return lambda machine, _: machine.stack.append(tuple(machine.pop_last(count)))
+
+
+def collect(kind: Callable) -> Callable:
+    """`kind` of everything since the last mark."""
+    return lambda machine, _: machine.stack.append(kind(machine.pop_to_mark()))
+
+
+def append(machine: Machine, _) -> None:
+    item = machine.stack.pop()
+    checked_list(machine.stack[-1]).append(item)
+
+
+def extend(machine: Machine, _) -> None:
+    items = machine.pop_to_mark()
+    checked_list(machine.stack[-1]).extend(items)
+
+
+def set_item(machine: Machine, _) -> None:
+    items = machine.pop_last(2)
+    checked_dict(machine.stack[-1]).update(pairs(items))
+
+
+def set_items(machine: Machine, _) -> None:
+    items = machine.pop_to_mark()
+    checked_dict(machine.stack[-1]).update(pairs(items))
+
+
+def look_up(machine: Machine, argument: str) -> None:
+    machine.stack.append(known_name(*argument.split(" ", 1)))
+
+
+def look_up_from_stack(machine: Machine, _) -> None:
+    machine.stack.append(known_name(*machine.pop_last(2)))
+
+
+def call(machine: Machine, _) -> None:
+    name, arguments = machine.pop_last(2)
+    machine.stack.append(data_of(name, arguments))
+
+
+def build(machine: Machine, _) -> None:
+    thing, state = machine.pop_last(2)
+    machine.stack.append(with_state(thing, state))
+
+
+def push_persistent(machine: Machine, _) -> None:
+    machine.stack.append(machine.persistent(machine.stack.pop()))
+
+
+def pairs(items: list):
+    return zip(items[::2], items[1::2], strict=True)
+
+
+def dict_of(items: list) -> dict:
+    return dict(pairs(items))
+
+
+def checked_list(thing) -> list:
+    if type(thing) is not list:
+        raise ValueError("it appends to what is not a list")
+    return thing
+
+
+def checked_dict(thing) -> dict:
+    if not isinstance(thing, dict):
+        raise ValueError("it sets an item of what is not a dict")
+    return thing
+
+
+LITERALS = "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING"
+LITERALS += " SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES"
+LITERALS += " SHORT_BINBYTES BINBYTES8 BYTEARRAY8"
+# Every instruction that is carried out; any other, such as INST, OBJ, NEWOBJ_EX or an
+# extension, is refused.
+INSTRUCTIONS: dict[str, Callable] = {
+    **dict.fromkeys(("PROTO", "FRAME"), lambda machine, _: None),
+    **dict.fromkeys(LITERALS.split(), push),
+    "NONE": push_constant(None),
+    "NEWTRUE": push_constant(True),
+    "NEWFALSE": push_constant(False),
+    "EMPTY_DICT": push_empty(dict),
+    "EMPTY_LIST": push_empty(list),
+    "EMPTY_TUPLE": push_empty(tuple),
+    "EMPTY_SET": push_empty(list),  # a list holds what cannot be hashed, too
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), remember),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), recall),
+    "MARK": push_mark,
+    "POP": pop,
+    "TUPLE1": make_tuple(1),
+    "TUPLE2": make_tuple(2),
+    "TUPLE3": make_tuple(3),
+    "TUPLE": collect(tuple),
+    "FROZENSET": collect(tuple),
+    "LIST": collect(list),
+    "DICT": collect(dict_of),
+    "APPEND": append,
+    "APPENDS": extend,
+    "ADDITEMS": extend,
+    "SETITEM": set_item,
+    "SETITEMS": set_items,
+    "GLOBAL": look_up,
+    "STACK_GLOBAL": look_up_from_stack,
+    "REDUCE": call,
+    "NEWOBJ": call,
+    "BUILD": build,
+    "BINPERSID": push_persistent,
 }
-TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-VALUES = re.compile(
-    r"(BININT\d?|INT|LONG\d?|BINFLOAT|FLOAT"
-    r"|(SHORT_|BIN)*(UNICODE|STRING|BYTES)8?|BYTEARRAY8)"
-)
-KEEP, GET = re.compile(r"(LONG_)?(BIN)?PUT|MEMOIZE"), re.compile(r"(LONG_)?(BIN)?GET")
 
 
 def run(stream, persistent: Callable):
-    """What the pickle at the head of `stream` describes.
+    """The object that the pickle at the current position of `stream` describes.
 
-    persistent: what a persistent id stands for. ValueError (or what Python raises when
-    a stack is empty) if it is broken; Refused if it names what is not data.
+    persistent: what a persistent id stands for. Refused if the pickle names anything
+    but data; ValueError, or what Python raises for an empty stack, if it is broken.
     """
-    stack, marks, memo = [], [], {}
-
-    def since_mark() -> list:
-        start = marks.pop()
-        found = stack[start:]
-        del stack[start:]
-        return found
-
-    def pairs_of(items: list):
-        return zip(items[::2], items[1::2], strict=True)
-
-    for code, arg, _ in pickletools.genops(stream):
-        op = code.name
-        if op in ("PROTO", "FRAME"):
-            continue
-        if VALUES.fullmatch(op):
-            stack.append(arg)
-        elif op in PUSH:
-            stack.append(PUSH[op])
-        elif op in EMPTY:
-            stack.append(EMPTY[op]())
-        elif KEEP.fullmatch(op):
-            memo[len(memo) if arg is None else arg] = stack[-1]
-        elif GET.fullmatch(op):
-            stack.append(memo[arg])
-        elif op == "MARK":
-            marks.append(len(stack))
-        elif op in TUPLES:
-            items = stack[-TUPLES[op] :]
-            del stack[-TUPLES[op] :]
-            stack.append(tuple(items))
-        elif op in ("TUPLE", "LIST", "FROZENSET"):
-            stack.append((list if op == "LIST" else tuple)(since_mark()))
-        elif op == "DICT":
-            stack.append(dict(pairs_of(since_mark())))
-        elif op in ("APPEND", "APPENDS", "ADDITEMS"):
-            items = [stack.pop()] if op == "APPEND" else since_mark()
-            _list(stack[-1]).extend(items)
-        elif op in ("SETITEM", "SETITEMS"):
-            items = since_mark() if op == "SETITEMS" else [stack.pop(-2), stack.pop()]
-            _dict(stack[-1]).update(pairs_of(items))
-        elif op == "GLOBAL":
-            stack.append(named(*arg.split(" ", 1)))
-        elif op == "STACK_GLOBAL":
-            name, module = stack.pop(), stack.pop()
-            stack.append(named(module, name))
-        elif op in ("REDUCE", "NEWOBJ"):
-            args, name = stack.pop(), stack.pop()
-            stack.append(called(name, args))
-        elif op == "BUILD":
-            state = stack.pop()
-            stack.append(built(stack.pop(), state))
-        elif op == "BINPERSID":
-            stack.append(persistent(stack.pop()))
-        elif op == "POP":
-            stack.pop()
-        elif op == "STOP":
-            return stack.pop()
-        else:
-            raise ValueError(f"an instruction {op}")
-    raise ValueError("no end")
-
-
-def _list(thing) -> list:
-    if type(thing) is not list:
-        raise ValueError("a list that is none")
-    return thing
-
-
-def _dict(thing) -> dict:
-    if not isinstance(thing, dict):
-        raise ValueError("a dict that is none")
-    return thing
+    machine = Machine(persistent)
+    for code, argument, _ in pickletools.genops(stream):
+        if code.name == "STOP":
+            return machine.stack.pop()
+        if code.name not in INSTRUCTIONS:
+            raise ValueError(f"it has an instruction {code.name}, which no file needs")
+        INSTRUCTIONS[code.name](machine, argument)
+    raise ValueError("it ends too early")
 
 
 # --- the files -------------------------------------------------------------------
