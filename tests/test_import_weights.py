@@ -428,7 +428,7 @@ REFUSED = {
     "missing": "encoder/norm/bias missing",
     "no class token": "no class token",
     "strange": "another network: blocks.0.ls1.gamma",
-    "other": "none of its 1 tensors has a name",
+    "other": "none of its 1 tensors has a known name",
 }
 
 

@@ -163,7 +163,7 @@ def resized(weights: Weights, size: tuple[int, int]) -> Weights:
             f"{tuple(old['encoder']['image_size'])}; leave it out."
         )
     encoder = {**old["encoder"], "image_size": tuple(size)}
-    if encoder["name"] == "vit":
+    if "position" in encoder:
         encoder["position"] = "learned"
     model = {**old, "encoder": encoder}
     new = {k: v for k, v in shapes(model).items() if k.startswith("encoder/")}
