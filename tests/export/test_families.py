@@ -1,4 +1,4 @@
-"""Families of encoders: found by their files, each with everything that is asked of it."""
+"""Families of encoders: found by their files, each with everything it has to offer."""
 
 import importlib.util
 import sys
