@@ -303,7 +303,7 @@ def test_an_imported_run_is_evaluated_and_looked_at(tmp_path, capsys):
     assert look.run([f"--workdir={run}", "--count=2"]) == 0
     assert (run / "figures" / "look" / "attention.png").exists()
     assert import_weights.run(flags) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
 
 
 def test_fine_tuning_starts_from_a_file(tmp_path):
