@@ -24,7 +24,7 @@ from mixjax.models import positions
 from mixjax.models.resnet import STEMS
 from mixjax.sharding import meshes
 from mixjax.state import TrainState
-from mixjax.training import initial_state
+from mixjax.training import warm_start
 from tests.support import random_checkpoints, tiny
 
 torch = pytest.importorskip("torch")
@@ -303,7 +303,7 @@ def test_an_imported_run_is_evaluated_and_looked_at(tmp_path, capsys):
     assert look.run([f"--workdir={run}", "--count=2"]) == 0
     assert (run / "figures" / "look" / "attention.png").exists()
     assert import_weights.run(flags) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
 
 
 def test_fine_tuning_starts_from_a_file(tmp_path):
@@ -320,7 +320,7 @@ def test_fine_tuning_starts_from_a_file(tmp_path):
     step = jax.ShapeDtypeStruct((), jnp.int32)
     state = TrainState(step, params, {}, stats, {}, {})
     layout = meshes.lay_out(meshes.make(fsdp=1), state, ())
-    given, origin = initial_state.borrow(settings, layout)
+    given, origin = warm_start.warm_start(settings, layout)
     assert origin == {}
     assert list(given["params"]) == ["encoder"]
     new = store.flat(given)
@@ -332,7 +332,7 @@ def test_fine_tuning_starts_from_a_file(tmp_path):
     np.testing.assert_array_equal(new["encoder/pos_embed"], table)
     settings.init_from = str(tmp_path / "x.md")
     with pytest.raises(UsageError, match="init_from=.*x.md is neither"):
-        initial_state.borrow(settings, layout)
+        warm_start.warm_start(settings, layout)
 
 
 # --- what is refused -------------------------------------------------------------
@@ -428,7 +428,7 @@ REFUSED = {
     "missing": "encoder/norm/bias missing",
     "no class token": "no class token",
     "strange": "another network: blocks.0.ls1.gamma",
-    "other": "none of its 1 tensors has a name",
+    "other": "none of its 1 tensors has a known name",
 }
 
 

@@ -8,7 +8,7 @@ from mixjax.doctor.findings import Findings
 from mixjax.optim import optimizers, schedules
 from mixjax.sharding import meshes
 from mixjax.state import ALL, Clock, Method, Network
-from mixjax.training import build, initial_state
+from mixjax.training import build, warm_start
 
 ANY = Clock(1000, 10.0)  # for parts that are only looked at
 
@@ -120,7 +120,9 @@ def borrowed(found: Findings, config, run) -> None:
     if config.init_from:
         one = jax.numpy.zeros(()).sharding
         put = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one)
-        got = found.attempt(initial_state.borrow, config, jax.tree.map(put, run.layout))
+        got = found.attempt(
+            warm_start.warm_start, config, jax.tree.map(put, run.layout)
+        )
         if got:
             taken = ", ".join(got[0]["params"])
             found.fact("init_from", f"{config.init_from} gives {taken}")

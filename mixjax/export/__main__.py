@@ -6,18 +6,19 @@ process of its own.
 
   --workdir=RUN          the folder of a run
   --to=TARGET            timm, torchvision, hf, detectron2, mae or npz
-  --out=PLACE            a folder, or a file ending as the target's do; unless given,
-                         RUN/export/ and the names of target and parts
+  --out=PLACE            a folder, or a file with the target's ending; otherwise
+                         RUN/export/TARGET-PARTS
   --part=encoder         or teacher, for methods that have one
   --decoder=no           yes: the decoder too (mae, hf, npz)
-  --head=yes             the classifier, where there is one; no: without
-  --image_size=H[xW]     for pictures of another size: positions are resampled
-  --check                run pictures through both sides; no card, and no file, if the
-                         difference is more than 1e-5 (Swin 5e-5) of the largest value
-  --pictures=FOLDER      for --check, instead of the run's own
+  --head=yes             the classifier, if there is one; no: without it
+  --image_size=H[xW]     for images of another size: positions are resampled
+  --check                compare with torch on a few images; neither card nor file is
+                         written if the difference is more than 1e-5 (Swin 5e-5) of
+                         the largest value
+  --pictures=FOLDER      images for --check, instead of the run's own
   --license=NAME         of the weights, for the card, such as cc-by-nc-4.0
-  --reference=FILE       for --check, a file with build(target, model, stem) -> module,
-                         for what no installed package has
+  --reference=FILE       for --check where no installed package has the network: a file
+                         with build(target, model, stem) -> torch module
 """
 
 import contextlib
@@ -34,29 +35,30 @@ from mixjax.runtime import cli
 
 FLAGS = ("workdir", "to", "out", "part", "decoder", "head", "image_size", "check")
 FLAGS += ("pictures", "license", "reference")
-BARE = ("--check", "--decoder", "--head")  # "--check" is "--check=yes"
+BARE = ("--check", "--decoder", "--head")  # "--check" means "--check=yes"
 ANSWERS = {"yes": True, "no": False}
 
 
-def answer(given: dict, flag: str, usual: str) -> bool:
-    text = given.get(flag, usual)
+def answer(flags: dict, flag: str, usual: str) -> bool:
+    """The value of a flag that is yes or no."""
+    text = flags.get(flag, usual)
     errors.check_name(f"--{flag}", text, ANSWERS)
     return ANSWERS[text]
 
 
 def size_of(text: str) -> tuple[int, int]:
     """ "224" or "224x192" -> (height, width)."""
-    found = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    if not found or 0 in map(int, filter(None, found.groups())):
-        raise UsageError(f"--image_size={text} is no size; write 224 or 224x192.")
-    height, width = found.groups()
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if not match or 0 in map(int, filter(None, match.groups())):
+        raise UsageError(f"--image_size={text} is not a size; write 224 or 224x192.")
+    height, width = match.groups()
     return int(height), int(width or height)
 
 
-def destination(given: dict, kind: str, parts: tuple[str, ...]) -> tuple[Path, str]:
+def destination(flags: dict, kind: str, parts: tuple[str, ...]) -> tuple[Path, str]:
     """(folder, name of the weights' file in it)."""
-    usual = f"{given['workdir']}/export/{given['to']}-{'-'.join(parts)}"
-    out = Path(given.get("out") or usual).expanduser()
+    usual = f"{flags['workdir']}/export/{flags['to']}-{'-'.join(parts)}"
+    out = Path(flags.get("out") or usual).expanduser()
     if out.suffix == f".{kind}":
         return out.parent, out.name
     if out.is_file():
@@ -64,63 +66,94 @@ def destination(given: dict, kind: str, parts: tuple[str, ...]) -> tuple[Path, s
     return out, f"model.{kind}"
 
 
-def export(given: dict) -> list[str]:
+def export(flags: dict) -> list[str]:
     """Does what the flags say; returns lines to print."""
-    from mixjax.export import card, check, files, formats, hf
-    from mixjax.export import weights as store
+    from mixjax.export import card, check, files, formats
     from mixjax.run import logs
 
     logs.start()
-    errors.check_name("--to", given["to"], formats.TARGETS)
-    target, to = formats.TARGETS[given["to"]], given["to"]
-    checks = answer(given, "check", "no")
-    head = answer(given, "head", "yes") if "head" in given else None
-    decoder = answer(given, "decoder", "no")
+    to = flags["to"]
+    errors.check_name("--to", to, formats.TARGETS)
+    kind = formats.TARGETS[to].kind
+    checks = answer(flags, "check", "no")
     if checks and to == "npz":
-        raise UsageError("--check: --to=npz keeps our own names; torch has no say.")
-    part = given.get("part", "encoder")
-    weights = store.load(given["workdir"], part, decoder, head)
-    store.check(weights, f"--workdir={given['workdir']}")
-    if "image_size" in given:
-        weights = store.resized(weights, size_of(given["image_size"]))
+        raise UsageError("--check: --to=npz keeps our own names, which torch has not.")
+    weights = read_run(flags)
     named = formats.named(weights, to)
-    folder, name = destination(given, target.kind, weights.parts)
-    with temporary(folder) as (ready, aside):
+    folder, name = destination(flags, kind, weights.parts)
+    with temporary(folder) as (ready, exchange):
         file = ready / name
-        files.WRITERS[target.kind](file, named, formats.notes(weights, to))
+        files.WRITERS[kind](file, named, formats.notes(weights, to))
         if to == "hf":
-            view, size = card.view_of(weights.config), weights.model["encoder"]
-            texts = {"config.json": hf.config(weights)}
-            size = size["image_size"]
-            texts["preprocessor_config.json"] = hf.preprocessor(size, view)
-            for other, content in texts.items():
-                (ready / other).write_text(json.dumps(content, indent=2) + "\n")
-        result = None
-        if checks:
-            size = weights.model["encoder"]["image_size"]
-            seen = check.pictures(weights.config, given.get("pictures", ""), size)
-            usual = str(check.REFERENCE) if check.REFERENCE.is_file() else ""
-            other = given.get("reference", usual)
-            result = check.measure(weights, to, file, aside, *seen, other)
-            if not result.good:
-                worst = max(result.differences, key=lambda d: d.relative)
-                raise UsageError(
-                    f"--check: {worst.name} differ by {worst.largest:.3g}, of values "
-                    f"up to {worst.top:.3g}, where {result.tolerance:g} of that is "
-                    f"allowed; nothing is written."
-                )
-        how = dict(workdir=given["workdir"], licence=given.get("license", ""))
-        text = card.text(weights, to, file=file, result=result, **how)
-        stem = "README" if name == f"model.{target.kind}" else Path(name).stem
+            write_configs(weights, ready)
+        result = compare(flags, weights, file, exchange) if checks else None
+        stem = "README" if name == f"model.{kind}" else Path(name).stem
+        text = card.text(
+            weights,
+            to,
+            file=file,
+            workdir=flags["workdir"],
+            licence=flags.get("license", ""),
+            result=result,
+        )
         (ready / f"{stem}.md").write_text(text)
         files.place(ready, folder)
     lines = check.say(result) if result else []
     return [*lines, *(f"{folder / n}" for n in (name, f"{stem}.md"))]
 
 
+def read_run(flags: dict):
+    """The Weights that the flags name, for images of the size that they name."""
+    from mixjax.export import weights as store
+
+    # Without --head, a classifier goes along if there is one.
+    head = answer(flags, "head", "yes") if "head" in flags else None
+    decoder = answer(flags, "decoder", "no")
+    part = flags.get("part", "encoder")
+    weights = store.load(flags["workdir"], part, decoder, head)
+    store.check(weights, f"--workdir={flags['workdir']}")
+    if "image_size" in flags:
+        weights = store.resized(weights, size_of(flags["image_size"]))
+    return weights
+
+
+def write_configs(weights, folder: Path) -> None:
+    """The two files that transformers wants beside the weights."""
+    from mixjax.export import card, hf
+
+    size, view = weights.model["encoder"]["image_size"], card.view_of(weights.config)
+    contents = {"config.json": hf.config(weights)}
+    contents["preprocessor_config.json"] = hf.preprocessor(size, view)
+    for name, content in contents.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def compare(flags: dict, weights, file: Path, exchange: Path):
+    """The check.Result of a file; UsageError if it differs by more than allowed.
+
+    exchange: an empty folder.
+    """
+    from mixjax.export import check
+
+    encoder = weights.model["encoder"]
+    images, source = check.pictures(
+        weights.config, flags.get("pictures", ""), encoder["image_size"]
+    )
+    reference = flags.get("reference", check.default_reference(encoder["name"]))
+    result = check.measure(
+        weights, flags["to"], file, exchange, images, source, reference
+    )
+    check.refuse_bad(result)
+    return result
+
+
 @contextlib.contextmanager
 def temporary(folder: Path):
-    """Two new folders beside `folder`, gone in the end: one to fill, one for notes."""
+    """Two new folders beside `folder`, removed in the end.
+
+    The first is for finished files, on the same disk, so that each is put in place in
+    one move; the second is for what --check exchanges with torch.
+    """
     beside = folder.absolute().parent
     while not beside.is_dir():
         beside = beside.parent
@@ -129,25 +162,25 @@ def temporary(folder: Path):
     except OSError as error:
         raise UsageError(f"--out: {beside} cannot be written: {error}.") from error
     try:
-        for name in ("ready", "aside"):
+        for name in ("ready", "exchange"):
             (root / name).mkdir()
-        yield root / "ready", root / "aside"
+        yield root / "ready", root / "exchange"
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
 
 def run(argv: list[str]) -> int:
-    """Exports as the flags (no program's name) say; returns the exit code."""
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    """Exports as the flags (without the program's name) say; returns the exit code."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing here needs an accelerator
 
     def work():
-        whole = [f"{a}=yes" if a in BARE else a for a in argv]
-        given, changes = cli.flags(whole, FLAGS)
+        with_values = [f"{a}=yes" if a in BARE else a for a in argv]
+        flags, changes = cli.flags(with_values, FLAGS)
         for flag in changes:
             errors.check_name("flag", flag, FLAGS)
-        cli.need(given, "workdir", "name the folder of a run")
-        cli.need(given, "to", "name a target")
-        for line in export(given):
+        cli.need(flags, "workdir", "name the folder of a run")
+        cli.need(flags, "to", "name a target")
+        for line in export(flags):
             print(line)
 
     return cli.code(work)

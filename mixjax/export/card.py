@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mixjax import data
-from mixjax.export import hf
+from mixjax.export import families, hf
 from mixjax.export.check import Result
 from mixjax.export.formats import TARGETS
 from mixjax.export.weights import Weights
 
 LIBRARY = {"timm": "timm", "hf": "transformers"}
-TIMM = {"vit": "VisionTransformer", "beit": "Beit", "swin": "SwinTransformer"}
-TIMM["resnet"] = "ResNet"
 LOADING = {
     "timm": """from safetensors.torch import load_file
 
@@ -24,7 +22,7 @@ net.load_state_dict(load_file("{file}"), strict=True)""",
 net.load_state_dict(load_file("{file}"), strict=True)""",
     "hf": """from transformers import {cls}
 
-net = {cls}.from_pretrained("."{how})""",
+net = {cls}.from_pretrained("."{options})""",
     "detectron2": """# In detectron2's yaml, with STRIDE_IN_1X1: False, SyncBN and RGB.
 MODEL:
   WEIGHTS: "{file}"
@@ -40,20 +38,21 @@ with np.load("{file}", allow_pickle=False) as arrays: ...""",
 
 
 def view_of(config: Mapping) -> dict:
-    """How pictures are prepared: the line of the recipe, and its mean and deviation."""
+    """How images are prepared: the recipe's line, and the mean and deviation in it."""
     text = config["data"]["eval_view"]
     view = data.parse(text, "data.eval_view")
     channels = config["model"]["encoder"]["channels"]
-    wide = lambda x: [float(v) for v in (list(x) * channels)[:channels]]
-    return {"text": text, "mean": wide(view.mean), "std": wide(view.std)}
+    # One value may stand for all channels.
+    per_channel = lambda x: [float(v) for v in (list(x) * channels)[:channels]]
+    return {"text": text, "mean": per_channel(view.mean), "std": per_channel(view.std)}
 
 
 def commit_of(workdir: str) -> str:
-    """The commit that trained the run, with a word if there were changes."""
+    """The commit that trained the run, and whether its code was changed."""
     path = Path(workdir).expanduser() / "git.txt"
     lines = path.read_text().splitlines() if path.is_file() else ["not recorded"]
     changed = any(line.strip() for line in lines[1:])
-    return lines[0] + (" with changes of its own" if changed else "")
+    return lines[0] + (" with uncommitted changes" if changed else "")
 
 
 def digest(config: Mapping) -> str:
@@ -61,20 +60,34 @@ def digest(config: Mapping) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def front(to: str, licence: str) -> list[str]:
+def front_matter(to: str, licence: str) -> list[str]:
     lines = ["---", f"license: {licence or 'unknown'}"]
     if to in LIBRARY:
         lines.append(f"library_name: {LIBRARY[to]}")
     return [*lines, "tags: [image-feature-extraction, self-supervised, mixjax]", "---"]
 
 
+def loading(weights: Weights, to: str, file: str, view: Mapping) -> str:
+    """The lines of code that load the file."""
+    family = families.find(weights.model["encoder"]["name"])
+    cls = hf.class_of(weights) if to == "hf" else family.timm_class
+    pixels = lambda values: [round(255 * v, 3) for v in values]  # of 0 .. 255
+    return LOADING[to].format(
+        file=file,
+        cls=cls,
+        options=", add_pooling_layer=False" if cls == "ViTModel" else "",
+        mean=pixels(view["mean"]),
+        std=pixels(view["std"]),
+    )
+
+
 def measured(result: Result | None) -> list[str]:
     if result is None:
-        return ["Not checked against PyTorch (`--check` does)."]
+        return ["Not compared with PyTorch (`--check` does so)."]
     lines = [
-        f"The same pictures ({result.pictures}) through mixjax and {result.who} "
-        f"(torch {result.torch}), float32; allowed is {result.tolerance:g} of the "
-        f"largest value, or of 1.",
+        f"The same images ({result.images}) through mixjax and {result.network} "
+        f"(torch {result.torch}), in float32. Allowed is {result.tolerance:g} of the "
+        f"largest value, or of 1 if that is smaller.",
         "",
         "| output | pictures | max difference | mean difference | largest value |",
         "| --- | --- | --- | --- | --- |",
@@ -94,26 +107,16 @@ def text(
     licence: str,
     result: Result | None,
 ) -> str:
-    """The card, Markdown with Hugging Face's front matter."""
+    """The card, Markdown with the front matter of Hugging Face."""
     config, encoder = weights.config, dict(weights.model["encoder"])
     view, method = view_of(config), config["method"]["name"]
-    cls = hf.class_of(weights) if to == "hf" else TIMM[encoder["name"]]
-    how = ", add_pooling_layer=False" if cls == "ViTModel" else ""
-    pixels = lambda x: [round(255 * v, 3) for v in x]
-    loading = LOADING[to].format(
-        file=file.name,
-        cls=cls,
-        how=how,
-        mean=pixels(view["mean"]),
-        std=pixels(view["std"]),
-    )
     name = encoder.pop("name")
     settings = ", ".join(f"{k}={v}" for k, v in encoder.items())
     whose = "the teacher's" if weights.part == "teacher" else "the trained network's"
-    stated = licence or "not stated by whoever exported them (`--license` does)"
+    stated = licence or "not stated by whoever exported them (`--license` states it)"
     sha = hashlib.sha256(file.read_bytes()).hexdigest()
     lines = [
-        *front(to, licence),
+        *front_matter(to, licence),
         "",
         f"# {name} by {method}, names of {TARGETS[to].title}",
         "",
@@ -129,7 +132,7 @@ def text(
         f"of values in 0 .. 1",
         "",
         "```",
-        loading,
+        loading(weights, to, file.name, view),
         "```",
         "",
         "## Measured differences",

@@ -1,8 +1,8 @@
-"""--check: the same pictures through our network and through torch's with the file.
+"""--check: the same images through our network and through torch's with the file.
 
-torch runs in another process (torch_side.py). The difference of a number is counted
-in units of the largest of its kind, or of 1 where that is smaller: features of an
-untrained residual network reach hundreds, and float32 has seven digits.
+torch runs in a process of its own (torch_side.py). A difference is measured in units of
+the largest value of its output, or of 1 where that is smaller: features of an untrained
+residual network reach hundreds, and float32 has seven digits.
 """
 
 import json
@@ -18,30 +18,24 @@ import numpy as np
 
 from mixjax import data
 from mixjax.errors import UsageError
+from mixjax.export import families
 from mixjax.export import weights as store
-from mixjax.export.formats import TOLERANCE, notes
+from mixjax.export.formats import notes
 from mixjax.export.weights import Weights
-from mixjax.models.resnet import STEMS
 from mixjax.sharding import meshes
 
 SCRIPT = Path(__file__).with_name("torch_side.py")
-REFERENCE = Path(__file__).parents[2] / "tests" / "support" / "torch_models.py"
-COUNT = 4
-ROWS = {  # what is compared, as our network calls it -> how torch's has it
-    "tokens": lambda x: x,
-    "map": lambda x: x,
-    "features": lambda x: x,
-    "logits": lambda x: x,
-    "prediction": lambda x: x,
-    "flat_map": lambda x: x.reshape(len(x), -1, x.shape[-1]),
-}
+REFERENCES = Path(__file__).parents[2] / "tests" / "support" / "torch_models"
+COUNT = 4  # images that are compared
+# "flat_map" is "map" as transformers' SwinModel returns it, [B, h w, D].
+COMPARED = ("tokens", "map", "flat_map", "features", "logits", "prediction")
 
 
 class Difference(NamedTuple):
-    """Of one kind of output: largest and mean difference, and the largest value."""
+    """Of one output: the largest and the mean difference, and the largest value."""
 
     name: str
-    size: tuple[int, int]  # of the pictures
+    size: tuple[int, int]  # of the images
     largest: float
     mean: float
     top: float
@@ -52,60 +46,71 @@ class Difference(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What --check found; tolerance: of Difference.relative."""
+    """What --check measured.
+
+    tolerance: of Difference.relative. network: whose class torch ran. torch: its
+    version. images: their source.
+    """
 
     differences: list[Difference]
     tolerance: float
-    who: str
+    network: str
     torch: str
-    pictures: str
+    images: str
 
     @property
     def good(self) -> bool:
         return all(d.relative <= self.tolerance for d in self.differences)
 
 
-def pictures(config: Mapping, folder: str, size: tuple[int, int]) -> tuple:
-    """(some pictures [B, *size, C] as the run's evaluation sees them, their name).
+def default_reference(encoder: str) -> str:
+    """The file of the small torch network for an encoder, "" if there is none."""
+    file = REFERENCES / f"{encoder}.py"
+    return str(file) if file.is_file() else ""
 
-    folder: pictures of one's own; "" for the held-out ones of the run, or its training
-    pictures if there are none.
+
+def pictures(config: Mapping, folder: str, size: tuple[int, int]) -> tuple:
+    """(a few images [B, *size, C] as the run's evaluation sees them, their source).
+
+    folder: of images to use instead; "" for the held-out ones of the run, or its
+    training images if it has none.
     """
     mesh = meshes.make(fsdp=1)
     section = dict(config["data"])
     if folder:
         view = data.parse(section["eval_view"], "data.eval_view")
         channels = config["model"]["encoder"]["channels"]
-        own = f"decode_center({tuple(size)}, {max(size)}, channels={channels})"
-        own += f" | normalize({tuple(view.mean)}, {tuple(view.std)})"
-        section |= {"source": f"folder:{folder}", "eval_view": own, "views": (own,)}
+        text = f"decode_center({tuple(size)}, {max(size)}, channels={channels})"
+        text += f" | normalize({tuple(view.mean)}, {tuple(view.std)})"
+        section |= {"source": f"folder:{folder}", "eval_view": text, "views": (text,)}
     section |= {"on_device": False, "threads": 2, "prefetch": 1}
+    # A batch has to be a multiple of the devices.
     section["eval_batch"] = -(-COUNT // mesh.size) * mesh.size
     try:
         sets = data.make(section, batch=1, seed=0, mesh=mesh)
-        some = sets.test(COUNT) or sets.bank(COUNT)
-        batches = some.sweep()
+        examples = sets.test(COUNT) or sets.bank(COUNT)
+        batches = examples.sweep()
         batch = next(iter(batches))
         batches.close()
     except UsageError as error:
         if folder:
             raise
         raise UsageError(
-            f"--check needs pictures, and those of the run cannot be read ({error}); "
-            f"give some with --pictures=FOLDER."
+            f"--check needs images, but those of the run cannot be read ({error}); "
+            f"name others with --pictures=FOLDER."
         ) from error
-    seen = some.augment(batch, some.resident, jax.random.key(0))["views"][0]
-    seen = np.asarray(seen)[np.asarray(batch["valid"])][:COUNT]
-    return resampled(seen, size), some.source.name
+    views = examples.augment(batch, examples.resident, jax.random.key(0))["views"]
+    images = np.asarray(views[0])[np.asarray(batch["valid"])][:COUNT]
+    return resize(images, size), examples.source.name
 
 
-def resampled(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     shape = (len(images), *size, images.shape[-1])
     return np.asarray(jax.image.resize(jnp.asarray(images), shape, "bilinear"))
 
 
 def ours(weights: Weights, images: np.ndarray) -> dict:
-    """{name: array} of everything that our network has to compare, in float32."""
+    """{name: array} of the outputs of our network that are compared, in float32."""
     network, _ = store.network_of(weights.model)
     params, stats = store.trees(weights.arrays)
 
@@ -114,10 +119,11 @@ def ours(weights: Weights, images: np.ndarray) -> dict:
 
     with jax.default_matmul_precision("highest"):
         outputs = jax.jit(compute)(params, stats, images)
-    found = {k: np.asarray(v) for k, v in outputs.items() if k in ROWS}
-    if "map" in found:
-        found["flat_map"] = found["map"]
-    return {k: ROWS[k](v) for k, v in found.items()}
+    outputs = {k: np.asarray(v) for k, v in outputs.items() if k in COMPARED}
+    if "map" in outputs:
+        last = outputs["map"]
+        outputs["flat_map"] = last.reshape(len(last), -1, last.shape[-1])
+    return outputs
 
 
 def measure(
@@ -129,54 +135,74 @@ def measure(
     name: str,
     reference: str,
 ) -> Result:
-    """Compares the file with our network; UsageError if torch's side cannot be had.
+    """Compares the file with our network; UsageError if torch's cannot be run.
 
-    folder: an empty one for what the two processes tell each other. name: of the
-    pictures. reference: a file, see torch_side.py; "" for none.
+    folder: an empty one, for files that the two processes exchange. name: of the
+    images. reference: a file, see torch_side.py; "" for none.
     """
     batches = [images]
-    if weights.model["encoder"]["name"] == "resnet":  # any size will do, also odd ones
+    network, _ = store.network_of(weights.model)
+    if network.geometry.any_size:  # odd sizes show whether paddings agree
         h, w = images.shape[1:3]
-        batches.append(resampled(images, (h + 1 + h % 2, w + 5 + w % 2)))
+        batches.append(resize(images, (h + 1 + h % 2, w + 5 + w % 2)))
     for i, batch in enumerate(batches):
         planes = np.ascontiguousarray(batch.transpose(0, 3, 1, 2), np.float32)
-        np.save(folder / f"pictures_{i}.npy", planes)
+        np.save(folder / f"pictures_{i}.npy", planes)  # [B, C, H, W]
     model = store.plain(notes(weights, to)["config"]["model"])
-    stem = STEMS[model["encoder"]["stem"]] if "stem" in model["encoder"] else None
-    job = {"to": to, "model": model, "file": str(file), "stem": stem}
-    job |= {"batches": len(batches), "reference": reference}
-    (folder / "job.json").write_text(json.dumps(job))
-    done = subprocess.run(
-        [sys.executable, "-P", str(SCRIPT), str(folder)], capture_output=True, text=True
+    family = families.find(model["encoder"]["name"])
+    job = {"to": to, "model": model, "file": str(file), "batches": len(batches)}
+    job |= {"stem": family.stem(model["encoder"]), "reference": reference}
+    torch_side = run_torch_side(job, folder)
+    differences = []
+    for i, batch in enumerate(batches):
+        with np.load(folder / f"result_{i}.npz") as theirs:
+            size = batch.shape[1:3]
+            differences += compare(ours(weights, batch), dict(theirs), size)
+    return Result(
+        differences, family.tolerance, torch_side["network"], torch_side["torch"], name
     )
+
+
+def run_torch_side(job: dict, folder: Path) -> dict:
+    """Runs torch_side.py; returns what it reports of itself. UsageError if it fails."""
+    (folder / "job.json").write_text(json.dumps(job))
+    command = [sys.executable, "-P", str(SCRIPT), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise UsageError(f"--check: {lines[-1]}")
-    said = json.loads((folder / "said.json").read_text())
-    found = []
-    for i, batch in enumerate(batches):
-        with np.load(folder / f"result_{i}.npz") as theirs:
-            found += compare(ours(weights, batch), dict(theirs), batch.shape[1:3])
-    tolerance = TOLERANCE[model["encoder"]["name"]]
-    return Result(found, tolerance, said["who"], said["torch"], name)
+    return json.loads((folder / "report.json").read_text())
 
 
 def compare(mine: dict, theirs: dict, size: tuple[int, int]) -> list[Difference]:
-    """The differences of what torch's side put out."""
-    found = []
+    """The differences of every output that torch's side has."""
+    differences = []
     for name, other in theirs.items():
-        here = mine[name].reshape(other.shape)
-        apart = np.abs(here.astype(np.float64) - other)
-        numbers = [float(x) for x in (apart.max(), apart.mean(), np.abs(here).max())]
+        values = mine[name].reshape(other.shape)
+        apart = np.abs(values.astype(np.float64) - other)
+        numbers = [float(x) for x in (apart.max(), apart.mean(), np.abs(values).max())]
         if not np.isfinite(numbers[0]):
-            numbers[:2] = [float("inf")] * 2
-        found.append(Difference(name.removeprefix("flat_"), tuple(size), *numbers))
-    return found
+            numbers[:2] = [float("inf")] * 2  # NaN would pass any comparison
+        difference = Difference(name.removeprefix("flat_"), tuple(size), *numbers)
+        differences.append(difference)
+    return differences
+
+
+def refuse_bad(result: Result) -> None:
+    """UsageError if a difference is larger than the tolerance."""
+    if result.good:
+        return
+    worst = max(result.differences, key=lambda d: d.relative)
+    raise UsageError(
+        f"--check: {worst.name} differ by {worst.largest:.3g}, with values up to "
+        f"{worst.top:.3g}, where {result.tolerance:g} of that is allowed; nothing is "
+        f"written."
+    )
 
 
 def say(result: Result) -> list[str]:
     """Lines to print."""
-    lines = [f"checked on {result.pictures} against {result.who}, {result.torch}"]
+    lines = [f"checked on {result.images} against {result.network}, {result.torch}"]
     for d in result.differences:
         lines.append(
             f"{d.name:<10} {d.size[0]} x {d.size[1]}: max {d.largest:.2e}, "

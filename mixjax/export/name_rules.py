@@ -1,9 +1,10 @@
-"""Rules (ours, theirs, how) between paths of our trees and names of torch's modules.
+"""Rules between the paths of our arrays and the names of torch's tensors.
 
-A rule names a layer, "encoder/blocks_{i}/norm1" and "blocks.{i}.norm1", and its kind
-the tensors in it and how they are laid out. Numbers are the same on both sides, or one
-apart ("{i+1}"). A path is that of a parameter or, where it ends in mean or var, of a
-batch statistic. One list serves both directions.
+A rule names one layer on both sides, "encoder/blocks_{i}/norm1" and "blocks.{i}.norm1".
+Its kind lists the tensors of such a layer and how their axes differ. Numbers are equal
+on both sides, or one higher on theirs ("{i+1}"). A path that ends in mean or var is
+that of a batch statistic, any other that of a parameter. The same rules are read in
+both directions: to_theirs and to_ours.
 """
 
 import re
@@ -19,16 +20,20 @@ STATISTICS = ("/mean", "/var")
 
 
 class Leaf(NamedTuple):
-    """A tensor of a layer: its ending here and there, and how it turns over."""
+    """A tensor of a layer: how its name ends on both sides, and how axes are moved."""
 
     ours: str
     theirs: str
-    give: Callable  # (array, section of the encoder) -> theirs
-    take: Callable  # theirs -> array
+    export: Callable  # (our array, section of the encoder) -> theirs
+    load: Callable  # their array -> ours
 
 
 class Rule(NamedTuple):
-    """A layer here and there; `theirs` is several names where we have one tensor."""
+    """A layer on both sides.
+
+    theirs: several names if they split our tensor along its last axis, such as
+    queries, keys and values.
+    """
 
     ours: str
     theirs: str | tuple[str, ...]
@@ -39,23 +44,26 @@ def same(array, *_):
     return array
 
 
-def turned(array, *_):
+def transposed(array, *_):
     return array.T
 
 
-def patches_out(array, encoder: Mapping):
-    """[p p c, D], a patch by row, column, channel -> [D, c, p, p]."""
+def export_patches(array, encoder: Mapping):
+    """A linear layer on flat patches as a convolution: [p p C, D] -> [D, C, p, p].
+
+    A patch is flattened by row, column, channel.
+    """
     p, c = encoder["patch"], encoder["channels"]
     return array.reshape(p, p, c, -1).transpose(3, 2, 0, 1)
 
 
-def patches_in(array):
+def load_patches(array):
     return array.transpose(2, 3, 1, 0).reshape(-1, array.shape[0])
 
 
 BIAS = Leaf("/bias", ".bias", same, same)
-PLAIN = (Leaf("", "", same, same),)
-WEIGHT = (Leaf("/kernel", ".weight", turned, turned),)  # linear, without bias
+PLAIN = (Leaf("", "", same, same),)  # the rule names the tensor itself
+WEIGHT = (Leaf("/kernel", ".weight", transposed, transposed),)  # linear, without bias
 LINEAR = (*WEIGHT, BIAS)
 NORM = (Leaf("/scale", ".weight", same, same), BIAS)
 STATS = (
@@ -63,16 +71,16 @@ STATS = (
     Leaf("/var", ".running_var", same, same),
 )
 BATCH_NORM = (*NORM, *STATS)
-PATCHES = (Leaf("/kernel", ".weight", patches_out, patches_in), BIAS)
+PATCHES = (Leaf("/kernel", ".weight", export_patches, load_patches), BIAS)
 CONV = (
     Leaf(
         "/kernel",
         ".weight",
-        lambda x, _: x.transpose(3, 2, 0, 1),
+        lambda x, _: x.transpose(3, 2, 0, 1),  # [h, w, in, out] -> [out, in, h, w]
         lambda x: x.transpose(2, 3, 1, 0),
     ),
 )
-POINTS = (  # a linear layer at every place, which is a 1x1 convolution there
+POINTS = (  # a linear layer at every position is their 1x1 convolution
     Leaf(
         "/kernel",
         ".weight",
@@ -84,7 +92,7 @@ POINTS = (  # a linear layer at every place, which is a 1x1 convolution there
 
 
 def beneath(prefix: str, rules: Sequence[Rule]) -> tuple[Rule, ...]:
-    """The same rules where all of their names begin with `prefix`."""
+    """The same rules with `prefix` before all of their names."""
 
     def under(name):
         return prefix + name if isinstance(name, str) else tuple(map(under, name))
@@ -104,35 +112,38 @@ def pattern(template: str) -> re.Pattern:
 
 def numbers(template: str, name: str) -> dict[str, int] | None:
     """The numbers of `name`, None if it is not of that form."""
-    found = pattern_of(template).fullmatch(name)
-    if found is None:
+    match = pattern_of(template).fullmatch(name)
+    if match is None:
         return None
-    given = {
-        k: int(v) - (f"{{{k}+1}}" in template) for k, v in found.groupdict().items()
+    values = {
+        k: int(v) - (f"{{{k}+1}}" in template) for k, v in match.groupdict().items()
     }
-    return given if min(given.values(), default=0) >= 0 else None
+    # "res1" would be layer 0 of {i+1}, but "res0" layer -1: not of that form.
+    return values if min(values.values(), default=0) >= 0 else None
 
 
-def filled(template: str, given: Mapping[str, int]) -> str:
-    """The template with its numbers put in."""
-    put = lambda m: str(given[m[1]] + bool(m[2]))
-    return re.sub(r"\{(\w)(\+1)?\}", put, template)
+def filled(template: str, values: Mapping[str, int]) -> str:
+    """The template with its numbers filled in."""
+    fill = lambda m: str(values[m[1]] + bool(m[2]))
+    return re.sub(r"\{(\w)(\+1)?\}", fill, template)
 
 
-PATTERNS: dict[str, re.Pattern] = {}
+PATTERNS: dict[str, re.Pattern] = {}  # every name is matched with every rule
 
 
 def pattern_of(template: str) -> re.Pattern:
+    """`pattern`, compiled once for each template."""
     if template not in PATTERNS:
         PATTERNS[template] = pattern(template)
     return PATTERNS[template]
 
 
-def several(rule: Rule) -> tuple[str, ...]:
+def names_of(rule: Rule) -> tuple[str, ...]:
+    """Their names of the layer, as a tuple even if there is one."""
     return (rule.theirs,) if isinstance(rule.theirs, str) else rule.theirs
 
 
-# --- out -------------------------------------------------------------------------
+# --- export -------------------------------------------------------------------------
 
 
 def to_theirs(weights: Arrays, rules: Sequence[Rule], encoder: Mapping) -> Arrays:
@@ -140,60 +151,65 @@ def to_theirs(weights: Arrays, rules: Sequence[Rule], encoder: Mapping) -> Array
 
     encoder: the section of config.model. UsageError names paths without a rule.
     """
-    named, left = {}, []
+    named, unnamed = {}, []
     for path, array in weights.items():
-        found = _out(path, array, rules, encoder)
-        named |= found
-        if not found:
-            left.append(path)
-    if left:
+        tensors = _export(path, array, rules, encoder)
+        named |= tensors
+        if not tensors:
+            unnamed.append(path)
+    if unnamed:
         raise UsageError(
-            f"{len(left)} tensors have no name there: {', '.join(left[:4])}."
+            f"the target has no names for {len(unnamed)} tensors: "
+            f"{', '.join(unnamed[:4])}."
         )
+    # safetensors writes the memory of an array, so transposed views must be copied.
     return {k: np.ascontiguousarray(v) for k, v in named.items()}
 
 
-def _out(path: str, array, rules: Sequence[Rule], encoder: Mapping) -> Arrays:
+def _export(path: str, array, rules: Sequence[Rule], encoder: Mapping) -> Arrays:
+    """{their name: array} of one of our arrays, {} if no rule names it."""
     for rule in rules:
         for leaf in rule.kind:
-            given = numbers(rule.ours + leaf.ours, path)
-            if given is None:
+            values = numbers(rule.ours + leaf.ours, path)
+            if values is None:
                 continue
-            names = [filled(name + leaf.theirs, given) for name in several(rule)]
+            names = [filled(name + leaf.theirs, values) for name in names_of(rule)]
             parts = np.split(array, len(names), axis=-1)  # q, k, v of one matrix
-            return {n: leaf.give(x, encoder) for n, x in zip(names, parts, strict=True)}
+            pairs = zip(names, parts, strict=True)
+            return {name: leaf.export(part, encoder) for name, part in pairs}
     return {}
 
 
-# --- in --------------------------------------------------------------------------
+# --- load --------------------------------------------------------------------------
 
 
 class Place(NamedTuple):
-    """Where one of their tensors goes: part `part` of `parts` along the last axis."""
+    """Where their tensor belongs: part `part` of `parts` along our last axis."""
 
     path: str
     part: int
     parts: int
-    take: Callable
+    load: Callable
 
 
 def place_of(name: str, rules: Sequence[Rule]) -> Place | None:
-    """Where their tensor goes here; None if no rule names it."""
+    """The place of their tensor in our arrays; None if no rule names it."""
     for rule in rules:
-        names = several(rule)
+        names = names_of(rule)
         for part, theirs in enumerate(names):
             for leaf in rule.kind:
-                given = numbers(theirs + leaf.theirs, name)
-                if given is not None:
-                    path = filled(rule.ours + leaf.ours, given)
-                    return Place(path, part, len(names), leaf.take)
+                values = numbers(theirs + leaf.theirs, name)
+                if values is not None:
+                    path = filled(rule.ours + leaf.ours, values)
+                    return Place(path, part, len(names), leaf.load)
     return None
 
 
 def to_ours(named: Arrays, rules: Sequence[Rule]) -> Arrays:
     """{our path: array} of {their name: array}; names without a rule are left out.
 
-    UsageError if a tensor has too few axes, or if a part of one of ours is missing.
+    UsageError if a tensor has the wrong number of axes, or if a part of one of our
+    arrays is missing.
     """
     pieces: dict[str, dict] = {}
     for name, array in named.items():
@@ -201,17 +217,17 @@ def to_ours(named: Arrays, rules: Sequence[Rule]) -> Arrays:
         if place is None:
             continue
         try:
-            turned_over = place.take(array)
+            converted = place.load(array)
         except (ValueError, IndexError) as error:
             shape = tuple(array.shape)
             raise UsageError(
                 f"{name} of shape {shape} does not fit: {error}."
             ) from error
-        pieces.setdefault(place.path, {})[place.part] = (turned_over, place.parts)
-    found = {}
+        pieces.setdefault(place.path, {})[place.part] = (converted, place.parts)
+    ours = {}
     for path, parts in pieces.items():
         if len(parts) < next(iter(parts.values()))[1]:
-            raise UsageError(f"{path} is there in part only.")
+            raise UsageError(f"only a part of {path} is there.")
         arrays = [parts[i][0] for i in sorted(parts)]
-        found[path] = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, -1)
-    return found
+        ours[path] = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, -1)
+    return ours

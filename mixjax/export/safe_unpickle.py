@@ -1,10 +1,11 @@
-"""Reads what torch.save wrote without running it.
+"""Reads the files of torch.save without running anything in them.
 
-A pickle is a program for a small stack machine. Here is one that knows no way to call
-anything: of the names that a pickle may ask for, those in KNOWN become plain data, and
-every other is refused. It reads torch's archives (since 1.6), the older form of one
-pickle after the other, and detectron2's pickles of NumPy arrays. argparse.Namespace
-and OrderedDict come out as dicts, tensors and arrays as Tensor, read when asked for.
+A pickle is a program for a small stack machine. The one in this file cannot import or
+call anything: a name in KNOWN is replaced by a function here that makes plain data, and
+any other name is refused. It reads the archives of torch (since 1.6), the older format
+of several pickles in a row, and detectron2's pickles of NumPy arrays.
+argparse.Namespace and OrderedDict become dicts; tensors and arrays become Tensor, whose
+numbers are read when they are asked for.
 """
 
 import mmap
@@ -21,8 +22,8 @@ import numpy as np
 
 from mixjax.errors import UsageError
 
-MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the older form
-MOST = 1 << 28  # bytes of the pickle inside an archive
+MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the older format
+MOST_BYTES = 1 << 28  # of the pickle in an archive, which holds no numbers
 STORAGES = {
     "DoubleStorage": np.dtype("<f8"),
     "FloatStorage": np.dtype("<f4"),
@@ -38,18 +39,18 @@ STORAGES = {
 
 
 class Name(NamedTuple):
-    """Something that a pickle asked for by name."""
+    """An object that a pickle asks for by name; it is never imported."""
 
     module: str
     name: str
 
 
 class Storage(NamedTuple):
-    """Numbers in the file; get: their bytes."""
+    """A run of numbers in the file."""
 
     dtype: np.dtype
-    size: int
-    get: Callable
+    size: int  # in numbers
+    get: Callable  # () -> their bytes
 
 
 class Tensor(NamedTuple):
@@ -61,22 +62,23 @@ class Tensor(NamedTuple):
     strides: tuple[int, ...]  # in numbers
 
     def array(self) -> np.ndarray:
-        """The numbers; ValueError if they are not all there."""
+        """The numbers; ValueError if the file does not have all of them."""
         data = self.storage.get()
         if len(data) != self.storage.size * self.storage.dtype.itemsize:
-            raise ValueError("a tensor's numbers are not all there")
+            raise ValueError("some of a tensor's numbers are missing")
         flat = np.frombuffer(data, self.storage.dtype)[self.offset :]
         item = self.storage.dtype.itemsize
         steps = tuple(item * s for s in self.strides)
+        # Safe, since `tensor` has checked that the last number is inside the storage.
         return np.lib.stride_tricks.as_strided(flat, self.shape, steps).copy()
 
 
 class Namespace(dict):
-    """argparse.Namespace, as data."""
+    """The attributes of an argparse.Namespace."""
 
 
-class Half:
-    """A NumPy array that still waits for its numbers."""
+class UnfinishedArray:
+    """A NumPy array that _reconstruct has made and BUILD has not filled yet."""
 
     tensor: Tensor | None = None
 
@@ -85,43 +87,54 @@ class Half:
 
 
 def tensor(storage, offset, shape, strides, *_) -> Tensor:
-    """A Tensor whose every number lies inside its storage; ValueError otherwise."""
+    """A Tensor, once it is sure that all its numbers are inside the storage.
+
+    ValueError if they are not, since NumPy would read memory beyond it.
+    """
     shape, strides = tuple(shape), tuple(strides)
-    whole = [offset, *shape, *strides]
-    if len(shape) != len(strides) or any(type(n) is not int or n < 0 for n in whole):
-        raise ValueError("a tensor of no possible shape")
-    count = int(np.prod(shape, dtype=object))
+    integers = [offset, *shape, *strides]
+    if any(type(n) is not int or n < 0 for n in integers):
+        raise ValueError("it has a tensor with an impossible shape")
+    if len(shape) != len(strides):
+        raise ValueError("it has a tensor with an impossible shape")
+    count = int(np.prod(shape, dtype=object))  # Python's integers do not overflow
     steps = zip(shape, strides, strict=True)
     last = offset + sum((n - 1) * step for n, step in steps)
     if count and (last >= storage.size or count > storage.size):
-        raise ValueError("a tensor that is larger than its numbers")
+        raise ValueError("it has a tensor that is larger than its storage")
     return Tensor(storage, offset, shape, strides)
 
 
 def numpy_dtype(text, *_) -> np.dtype:
     if not re.fullmatch(r"[<>|=]?[biuf][1248]", text):
-        raise ValueError(f"an array of type {text!r}")
+        raise ValueError(f"it has an array of type {text!r}")
     return np.dtype(text)
 
 
-def in_memory(dtype: np.dtype, data: bytes, shape: tuple, fortran: bool) -> Tensor:
-    steps, size = [], 1
+def contiguous(dtype: np.dtype, data: bytes, shape: tuple, fortran: bool) -> Tensor:
+    """A Tensor of an array whose bytes are in the pickle itself.
+
+    fortran: whether the first axis is the one whose numbers are adjacent.
+    """
+    strides, size = [], 1
     for n in shape if fortran else shape[::-1]:
-        steps.append(size)
+        strides.append(size)
         size *= n
     storage = Storage(dtype, len(data) // dtype.itemsize, lambda: data)
-    return tensor(storage, 0, shape, steps if fortran else steps[::-1])
+    return tensor(storage, 0, shape, strides if fortran else strides[::-1])
 
 
 def scalar(dtype: np.dtype, data: bytes):
     return np.frombuffer(data, dtype, 1)[0].item()
 
 
+# (module, name) that a pickle may ask for -> what a call of it makes here; None for
+# what may be named but not called.
 KNOWN: dict[tuple[str, str], Callable | None] = {
     ("collections", "OrderedDict"): lambda *items: dict(*items),
     ("argparse", "Namespace"): lambda: Namespace(),
     ("pathlib", "PosixPath"): lambda *parts: "/".join(map(str, parts)),
-    ("_codecs", "encode"): lambda text, how: text.encode("latin-1"),
+    ("_codecs", "encode"): lambda text, encoding: text.encode("latin-1"),
     ("torch", "Size"): tuple,
     ("torch", "device"): lambda *words: ":".join(map(str, words)),
     ("torch._utils", "_rebuild_tensor"): tensor,
@@ -133,248 +146,338 @@ KNOWN: dict[tuple[str, str], Callable | None] = {
     ("__builtin__", "bytes"): lambda: b"",
     ("builtins", "object"): None,
     ("__builtin__", "object"): None,
-    **{(m, "_reconstructor"): lambda c, *_: made(c) for m in ("copyreg", "copy_reg")},
+    **{(m, "_reconstructor"): lambda c, *_: new(c) for m in ("copyreg", "copy_reg")},
     **{("torch", name): None for name in STORAGES},
 }
 for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-    KNOWN[_module, "_reconstruct"] = lambda *_: Half()
+    KNOWN[_module, "_reconstruct"] = lambda *_: UnfinishedArray()
     KNOWN[_module, "scalar"] = scalar
 for _module in ("numpy.core.numeric", "numpy._core.numeric"):
-    KNOWN[_module, "_frombuffer"] = lambda data, dtype, shape, order: in_memory(
+    KNOWN[_module, "_frombuffer"] = lambda data, dtype, shape, order: contiguous(
         dtype, bytes(data), tuple(shape), order == "F"
     )
 
 
-def made(name: Name):
-    """A new one of a class; only Namespace has any use."""
+def new(name: Name) -> Namespace:
+    """An empty object of a class, which can only be argparse.Namespace."""
     if tuple(name) != ("argparse", "Namespace"):
-        raise ValueError(f"an object of {'.'.join(name)}")
+        raise ValueError(f"it has an object of {'.'.join(name)}")
     return Namespace()
 
 
 class Refused(ValueError):
-    """A name that is not data."""
+    """The pickle asks for a name that is not data; the text is the name."""
 
 
-def named(module: str, name: str) -> Name:
+def known_name(module: str, name: str) -> Name:
+    """The name, if it is in KNOWN; Refused otherwise."""
     if (module, name) not in KNOWN:
         raise Refused(f"{module}.{name}")
     return Name(module, name)
 
 
-def called(name, args):
+def data_of(name, arguments):
+    """What a call of a known name describes; nothing of the file's choice is called."""
     make = KNOWN[tuple(name)] if isinstance(name, Name) else None
     if make is None:
-        raise ValueError(f"a call of {name!r}")
-    return make(*args)
+        raise ValueError(f"it calls {name!r}")
+    return make(*arguments)
 
 
-def built(thing, state):
-    """What BUILD leaves of `thing`."""
-    if isinstance(thing, Half):
+def with_state(thing, state):
+    """`thing` with its state set, as BUILD would do."""
+    if isinstance(thing, UnfinishedArray):
         _, shape, dtype, fortran, data = state
-        thing.tensor = in_memory(dtype, data, tuple(shape), bool(fortran))
+        thing.tensor = contiguous(dtype, data, tuple(shape), bool(fortran))
     elif isinstance(thing, Namespace):
         thing.update(state)
     elif isinstance(thing, np.dtype) and state[1] in "<>|=":
         return thing if state[1] in "|=" else thing.newbyteorder(state[1])
     elif not isinstance(thing, dict):  # an OrderedDict's attributes are dropped
-        raise ValueError("an object with a state")
+        raise ValueError("it sets the state of an unknown object")
     return thing
 
 
 # --- the machine -----------------------------------------------------------------
 
-PUSH = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-EMPTY = {
-    "EMPTY_DICT": dict,
-    "EMPTY_LIST": list,
-    "EMPTY_TUPLE": tuple,
-    "EMPTY_SET": list,
+
+class Machine:
+    """The memory of the stack machine that a pickle is a program for."""
+
+    def __init__(self, persistent: Callable):
+        self.stack: list = []
+        self.marks: list[int] = []
+        self.memo: dict = {}
+        self.persistent = persistent  # persistent id -> object
+
+    def pop_to_mark(self) -> list:
+        start = self.marks.pop()
+        return self.pop_last(len(self.stack) - start)
+
+    def pop_last(self, count: int) -> list:
+        items = self.stack[len(self.stack) - count :] if count else []
+        if len(items) < count:
+            raise IndexError("the stack is too short")
+        del self.stack[len(self.stack) - count :]
+        return items
+
+
+def push(machine: Machine, argument) -> None:
+    machine.stack.append(argument)
+
+
+def push_constant(value) -> Callable:
+    return lambda machine, _: machine.stack.append(value)
+
+
+def push_empty(kind: type) -> Callable:
+    return lambda machine, _: machine.stack.append(kind())
+
+
+def push_mark(machine: Machine, _) -> None:
+    machine.marks.append(len(machine.stack))
+
+
+def pop(machine: Machine, _) -> None:
+    machine.stack.pop()
+
+
+def remember(machine: Machine, index: int | None) -> None:
+    # MEMOIZE has no argument: it counts.
+    index = len(machine.memo) if index is None else index
+    machine.memo[index] = machine.stack[-1]
+
+
+def recall(machine: Machine, index: int) -> None:
+    machine.stack.append(machine.memo[index])
+
+
+def make_tuple(count: int) -> Callable:
+    """TUPLE1, TUPLE2 and TUPLE3, which need no mark."""
+    return lambda machine, _: machine.stack.append(tuple(machine.pop_last(count)))
+
+
+def collect(kind: Callable) -> Callable:
+    """`kind` of everything since the last mark."""
+    return lambda machine, _: machine.stack.append(kind(machine.pop_to_mark()))
+
+
+def append(machine: Machine, _) -> None:
+    item = machine.stack.pop()
+    checked_list(machine.stack[-1]).append(item)
+
+
+def extend(machine: Machine, _) -> None:
+    items = machine.pop_to_mark()
+    checked_list(machine.stack[-1]).extend(items)
+
+
+def set_item(machine: Machine, _) -> None:
+    items = machine.pop_last(2)
+    checked_dict(machine.stack[-1]).update(pairs(items))
+
+
+def set_items(machine: Machine, _) -> None:
+    items = machine.pop_to_mark()
+    checked_dict(machine.stack[-1]).update(pairs(items))
+
+
+def look_up(machine: Machine, argument: str) -> None:
+    machine.stack.append(known_name(*argument.split(" ", 1)))
+
+
+def look_up_from_stack(machine: Machine, _) -> None:
+    machine.stack.append(known_name(*machine.pop_last(2)))
+
+
+def call(machine: Machine, _) -> None:
+    name, arguments = machine.pop_last(2)
+    machine.stack.append(data_of(name, arguments))
+
+
+def build(machine: Machine, _) -> None:
+    thing, state = machine.pop_last(2)
+    machine.stack.append(with_state(thing, state))
+
+
+def push_persistent(machine: Machine, _) -> None:
+    machine.stack.append(machine.persistent(machine.stack.pop()))
+
+
+def pairs(items: list):
+    return zip(items[::2], items[1::2], strict=True)
+
+
+def dict_of(items: list) -> dict:
+    return dict(pairs(items))
+
+
+def checked_list(thing) -> list:
+    if type(thing) is not list:
+        raise ValueError("it appends to what is not a list")
+    return thing
+
+
+def checked_dict(thing) -> dict:
+    if not isinstance(thing, dict):
+        raise ValueError("it sets an item of what is not a dict")
+    return thing
+
+
+LITERALS = "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING"
+LITERALS += " SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES"
+LITERALS += " SHORT_BINBYTES BINBYTES8 BYTEARRAY8"
+# Every instruction that is carried out; any other, such as INST, OBJ, NEWOBJ_EX or an
+# extension, is refused.
+INSTRUCTIONS: dict[str, Callable] = {
+    **dict.fromkeys(("PROTO", "FRAME"), lambda machine, _: None),
+    **dict.fromkeys(LITERALS.split(), push),
+    "NONE": push_constant(None),
+    "NEWTRUE": push_constant(True),
+    "NEWFALSE": push_constant(False),
+    "EMPTY_DICT": push_empty(dict),
+    "EMPTY_LIST": push_empty(list),
+    "EMPTY_TUPLE": push_empty(tuple),
+    "EMPTY_SET": push_empty(list),  # a list holds what cannot be hashed, too
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), remember),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), recall),
+    "MARK": push_mark,
+    "POP": pop,
+    "TUPLE1": make_tuple(1),
+    "TUPLE2": make_tuple(2),
+    "TUPLE3": make_tuple(3),
+    "TUPLE": collect(tuple),
+    "FROZENSET": collect(tuple),
+    "LIST": collect(list),
+    "DICT": collect(dict_of),
+    "APPEND": append,
+    "APPENDS": extend,
+    "ADDITEMS": extend,
+    "SETITEM": set_item,
+    "SETITEMS": set_items,
+    "GLOBAL": look_up,
+    "STACK_GLOBAL": look_up_from_stack,
+    "REDUCE": call,
+    "NEWOBJ": call,
+    "BUILD": build,
+    "BINPERSID": push_persistent,
 }
-TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-VALUES = re.compile(
-    r"(BININT\d?|INT|LONG\d?|BINFLOAT|FLOAT"
-    r"|(SHORT_|BIN)*(UNICODE|STRING|BYTES)8?|BYTEARRAY8)"
-)
-KEEP, GET = re.compile(r"(LONG_)?(BIN)?PUT|MEMOIZE"), re.compile(r"(LONG_)?(BIN)?GET")
 
 
 def run(stream, persistent: Callable):
-    """What the pickle at the head of `stream` describes.
+    """The object that the pickle at the current position of `stream` describes.
 
-    persistent: what a persistent id stands for. ValueError (or what Python raises when
-    a stack is empty) if it is broken; Refused if it names what is not data.
+    persistent: what a persistent id stands for. Refused if the pickle names anything
+    but data; ValueError, or what Python raises for an empty stack, if it is broken.
     """
-    stack, marks, memo = [], [], {}
-
-    def since_mark() -> list:
-        start = marks.pop()
-        found = stack[start:]
-        del stack[start:]
-        return found
-
-    def pairs_of(items: list):
-        return zip(items[::2], items[1::2], strict=True)
-
-    for code, arg, _ in pickletools.genops(stream):
-        op = code.name
-        if op in ("PROTO", "FRAME"):
-            continue
-        if VALUES.fullmatch(op):
-            stack.append(arg)
-        elif op in PUSH:
-            stack.append(PUSH[op])
-        elif op in EMPTY:
-            stack.append(EMPTY[op]())
-        elif KEEP.fullmatch(op):
-            memo[len(memo) if arg is None else arg] = stack[-1]
-        elif GET.fullmatch(op):
-            stack.append(memo[arg])
-        elif op == "MARK":
-            marks.append(len(stack))
-        elif op in TUPLES:
-            items = stack[-TUPLES[op] :]
-            del stack[-TUPLES[op] :]
-            stack.append(tuple(items))
-        elif op in ("TUPLE", "LIST", "FROZENSET"):
-            stack.append((list if op == "LIST" else tuple)(since_mark()))
-        elif op == "DICT":
-            stack.append(dict(pairs_of(since_mark())))
-        elif op in ("APPEND", "APPENDS", "ADDITEMS"):
-            items = [stack.pop()] if op == "APPEND" else since_mark()
-            _list(stack[-1]).extend(items)
-        elif op in ("SETITEM", "SETITEMS"):
-            items = since_mark() if op == "SETITEMS" else [stack.pop(-2), stack.pop()]
-            _dict(stack[-1]).update(pairs_of(items))
-        elif op == "GLOBAL":
-            stack.append(named(*arg.split(" ", 1)))
-        elif op == "STACK_GLOBAL":
-            name, module = stack.pop(), stack.pop()
-            stack.append(named(module, name))
-        elif op in ("REDUCE", "NEWOBJ"):
-            args, name = stack.pop(), stack.pop()
-            stack.append(called(name, args))
-        elif op == "BUILD":
-            state = stack.pop()
-            stack.append(built(stack.pop(), state))
-        elif op == "BINPERSID":
-            stack.append(persistent(stack.pop()))
-        elif op == "POP":
-            stack.pop()
-        elif op == "STOP":
-            return stack.pop()
-        else:
-            raise ValueError(f"an instruction {op}")
-    raise ValueError("no end")
-
-
-def _list(thing) -> list:
-    if type(thing) is not list:
-        raise ValueError("a list that is none")
-    return thing
-
-
-def _dict(thing) -> dict:
-    if not isinstance(thing, dict):
-        raise ValueError("a dict that is none")
-    return thing
+    machine = Machine(persistent)
+    for code, argument, _ in pickletools.genops(stream):
+        if code.name == "STOP":
+            return machine.stack.pop()
+        if code.name not in INSTRUCTIONS:
+            raise ValueError(f"it has an instruction {code.name}, which no file needs")
+        INSTRUCTIONS[code.name](machine, argument)
+    raise ValueError("it ends too early")
 
 
 # --- the files -------------------------------------------------------------------
 
 
 def storage_of(identity, get: Callable) -> Storage:
-    """The storage of a persistent id; get: (key, bytes) -> bytes, when asked."""
+    """The storage that a persistent id describes; get: (key, size) -> its bytes."""
     kind, storage, key, _, size = identity[:5]
     if kind != "storage" or storage.name not in STORAGES or type(size) is not int:
-        raise ValueError("a persistent object that is no storage")
+        raise ValueError("it refers to something that is not a storage")
     dtype = STORAGES[storage.name]
     return Storage(dtype, size, lambda: get(key, size * dtype.itemsize))
 
 
 def archive(path: Path):
-    """The object of a file of torch 1.6 and newer."""
+    """The object in a file of torch 1.6 or newer."""
     with zipfile.ZipFile(path) as file:
         sizes = {info.filename: info.file_size for info in file.infolist()}
         heads = [n for n in sizes if n == "data.pkl" or n.endswith("/data.pkl")]
         if len(heads) != 1:
-            raise ValueError("an archive without data.pkl")
+            raise ValueError("the archive has no data.pkl")
         root = heads[0].removesuffix("data.pkl")
-        if sizes[heads[0]] > MOST:
-            raise ValueError("too large a pickle")
+        if sizes[heads[0]] > MOST_BYTES:
+            raise ValueError("its pickle is too large")
         order = f"{root}byteorder"
         if order in sizes and sizes[order] < 16 and file.read(order) != b"little":
-            raise ValueError("numbers with the high byte first")
+            raise ValueError("its numbers are big-endian")
 
         def get(key, size):
             name = f"{root}data/{key}"
             if sizes.get(name) != size:
-                raise ValueError(f"{name} has not the size that it should have")
-            with zipfile.ZipFile(path) as again:
-                return again.read(name)
+                raise ValueError(f"{name} has another size than its tensor says")
+            # The outer archive is closed by the time that a tensor is asked for.
+            with zipfile.ZipFile(path) as reopened:
+                return reopened.read(name)
 
         with file.open(heads[0]) as stream:
             return run(stream, lambda identity: storage_of(identity, get))
 
 
 def pickles(path: Path):
-    """The object of an older file, or of one plain pickle."""
+    """The object in a file of the older format, or in one plain pickle."""
     with open(path, "rb") as file:
-        places: dict = {}
-        nothing = lambda identity: storage_of(identity[:5], get)
+        places: dict = {}  # {key: (first byte, count)}, known only at the end
+        lazily = lambda identity: storage_of(identity, get)
         whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
         def get(key, size):
             start, count = places[key]
             if count != size:
-                raise ValueError("a storage of another size than its tensor's")
+                raise ValueError("a storage has another size than its tensor says")
             return whole[start : start + size]
 
-        first = run(file, nothing)
-        if first != MAGIC:
+        first = run(file, lazily)
+        if first != MAGIC:  # one plain pickle, such as detectron2's
             return first
-        protocol, system = run(file, nothing), run(file, nothing)
+        protocol, system = run(file, lazily), run(file, lazily)
         if protocol != PROTOCOL or not system["little_endian"]:
-            raise ValueError("an older form that is not known")
-        sizes: dict = {}
+            raise ValueError("it has an older format that is not known")
+        storages: dict = {}
 
-        def note(identity):
-            found = storage_of(identity, get)
-            sizes[identity[2]] = found
-            return found
+        def record(identity):
+            storage = storage_of(identity, get)
+            storages[identity[2]] = storage
+            return storage
 
-        result, keys = run(file, note), run(file, nothing)
-        for key in keys:
+        result, keys = run(file, record), run(file, lazily)
+        for key in keys:  # after the pickles: for each storage its count and numbers
             (count,) = struct.unpack("<q", file.read(8))
-            bytes_of = count * sizes[key].dtype.itemsize
-            places[key] = file.tell(), bytes_of
-            if count < 0 or file.tell() + bytes_of > len(whole):
+            size = count * storages[key].dtype.itemsize
+            places[key] = file.tell(), size
+            if count < 0 or file.tell() + size > len(whole):
                 raise ValueError("the file ends too early")
-            file.seek(bytes_of, 1)
+            file.seek(size, 1)
         return result
 
 
+# All that a file with arbitrary bytes makes Python, zipfile and NumPy raise.
 BROKEN = (ValueError, IndexError, KeyError, TypeError, AttributeError, EOFError)
 BROKEN += (struct.error, zipfile.BadZipFile, OverflowError, MemoryError)
 BROKEN += (NotImplementedError, RuntimeError, RecursionError, OSError)
 
 
-def guarded(what: Callable, path: Path):
-    """what(); UsageError in one sentence for whatever a broken file brings about."""
+def guarded(read: Callable, path: Path):
+    """read(), with a UsageError of one sentence for every error of a broken file."""
     try:
-        return what()
+        return read()
     except Refused as error:
         asked = " ".join(f"{error}".split())[:200]
         raise UsageError(
             f"{path} is refused: it asks for {asked}, which is not data; only tensors, "
-            f"numbers, strings, lists and dicts are read from such a file."
+            f"numbers, strings, lists and dicts are read from a pickle."
         ) from error
     except UsageError:
         raise
     except BROKEN as error:
         reason = f"{error}".replace("\n", " ") or type(error).__name__
-        raise UsageError(f"{path} cannot be read as torch's: {reason}.") from error
+        raise UsageError(
+            f"{path} cannot be read as a file of torch: {reason}."
+        ) from error
 
 
 def read(path: Path):

@@ -1,22 +1,38 @@
-"""Names of vision transformers: MAE's and timm's, Hugging Face's, and BEiT's.
+"""Names of vision transformers: MAE's and timm's, and Hugging Face's.
 
-timm keeps the names of MAE's official code; its newer ViTs differ in nothing that we
-have. SimMIM's ViT and timm's BEiT share names too, but that SimMIM's are beneath
-"encoder.". Hugging Face's are those of the files on its hub, which transformers 4 and
-5 read and write whatever they call the layers inside.
+timm keeps the names of MAE's official code; its newer ViTs have no further parameters
+that exist here. Hugging Face's are those of the files on its hub, which transformers 4
+and 5 both read and write, whatever they call the layers in memory.
 """
 
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from mixjax.errors import UsageError
+from mixjax.export import read_shapes
+from mixjax.export.families import (
+    Family,
+    HuggingFace,
+    Library,
+    timm_outputs,
+    timm_sizes,
+)
 from mixjax.export.name_rules import (
     LINEAR,
     NORM,
     PATCHES,
     PLAIN,
-    POINTS,
     STATS,
-    WEIGHT,
+    Arrays,
     Rule,
     beneath,
 )
+from mixjax.export.weights import Weights, fixed_table
+
+HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # usual ones, by width
+DECODER_HEADS = {512: 16}
 
 
 def block(ours: str, theirs: str) -> tuple[Rule, ...]:
@@ -109,22 +125,208 @@ HF_WHOLE_MEMORY = hf_whole("layers.{i}", "decoder_layers.{i}", MEMORY)
 # What transformers 5.23 itself writes for ViTMAE.
 HF_WHOLE_SLIP = hf_whole("encoder.layer.{i}", "decoder_encoder.layer.{i}", FILES)
 
-TABLE = "relative_position_bias_table"
-BEIT = (
-    *ENDS,
-    Rule("encoder/mask_token", "mask_token", PLAIN),
-    Rule("encoder/relative_bias", f"rel_pos_bias.{TABLE}", PLAIN),
-    Rule("encoder/blocks_{i}/attn/qkv", "blocks.{i}.attn.qkv", WEIGHT),
-    Rule("encoder/blocks_{i}/attn/q_bias", "blocks.{i}.attn.q_bias", PLAIN),
-    Rule("encoder/blocks_{i}/attn/v_bias", "blocks.{i}.attn.v_bias", PLAIN),
-    Rule("encoder/blocks_{i}/attn/relative_bias", "blocks.{i}.attn." + TABLE, PLAIN),
-    Rule("encoder/blocks_{i}/gamma_1", "blocks.{i}.gamma_1", PLAIN),
-    Rule("encoder/blocks_{i}/gamma_2", "blocks.{i}.gamma_2", PLAIN),
-    *(
-        rule
-        for rule in block("encoder/blocks_{i}", "blocks.{i}")
-        if not rule.ours.endswith("qkv")
+
+# --- config.model from shapes ----------------------------------------------------
+
+
+def model_of(arrays: Arrays, first: tuple[int, int], hints: Mapping) -> dict:
+    patch, channels = first
+    width = arrays["encoder/patch_embed/proj/bias"].shape[0]
+    section = read_shapes.hints_for_width(hints["encoder"], width)
+    if "encoder/cls_token" not in arrays:
+        raise UsageError(
+            "the file's ViT has no class token, but every ViT here has one, which all "
+            "patches attend to; such weights cannot be used."
+        )
+    size = size_of(arrays["encoder/pos_embed"], patch, section.get("image_size"))
+    encoder = dict(
+        name="vit",
+        image_size=size,
+        channels=channels,
+        patch=patch,
+        width=width,
+        depth=read_shapes.count(arrays, "encoder/blocks_%d/"),
+        heads=read_shapes.require(section, "heads", "encoder", HEADS.get(width)),
+        mlp_ratio=read_shapes.mlp_ratio(arrays["encoder/blocks_0/mlp/fc1/kernel"]),
+        drop_path=0.0,
+        position="learned",
+        pool=read_shapes.pool_of(section, arrays, "class"),
+        scan=False,
+        **read_shapes.PLAIN,
+    )
+    model = {"precision": "float32", "encoder": encoder}
+    if "decoder/embed/kernel" in arrays:
+        model["decoder"] = decoder_of(arrays, hints["decoder"])
+    return read_shapes.with_heads(model, arrays)
+
+
+def size_of(table: np.ndarray, patch: int, hint) -> tuple[int, int]:
+    """The image size that a table of positions [1, rows, D] is for.
+
+    A square number of rows has none for the class token, unless the hint says that
+    there is one.
+    """
+    rows = table.shape[1]
+    patches = rows if math.isqrt(rows) ** 2 == rows else rows - 1
+    if hint and rows - 1 == (hint[0] // patch) * (hint[1] // patch):
+        patches = rows - 1
+    return read_shapes.image_size(patches, patch, hint)
+
+
+def decoder_of(arrays: Arrays, hints: Mapping) -> dict:
+    """The section of MAE's decoder."""
+    width = arrays["decoder/embed/kernel"].shape[1]
+    section = read_shapes.hints_for_width(hints, width)
+    usual = DECODER_HEADS.get(width)
+    return dict(
+        width=width,
+        depth=read_shapes.count(arrays, "decoder/blocks_%d/"),
+        heads=read_shapes.require(section, "heads", "decoder", usual),
+        mlp_ratio=read_shapes.mlp_ratio(arrays["decoder/blocks_0/mlp/fc1/kernel"]),
+        scan=False,
+        **read_shapes.PLAIN,
+    )
+
+
+# --- positions that are computed here and stored there ---------------------------
+
+
+def with_tables(arrays: Arrays, model: Mapping) -> Arrays:
+    """The arrays with tables of fixed positions, which are no parameters here."""
+    encoder, tables = model["encoder"], {}
+    for part in filter(model.__contains__, ("encoder", "decoder")):
+        if f"{part}/pos_embed" not in arrays:
+            tables[f"{part}/pos_embed"] = fixed_table(encoder, model[part]["width"])
+    return arrays | tables
+
+
+def without_tables(arrays: Arrays, model: Mapping, known: bool) -> tuple[Arrays, dict]:
+    """The arrays without tables of fixed positions, and the model that says so.
+
+    known: whether the model tells which positions are fixed; otherwise those are that
+    equal the computed ones. A table without a row for the class token gets a row of
+    zeros (timm's no_embed_class).
+    """
+    arrays, model = dict(arrays), dict(model)
+    for part in filter(model.__contains__, ("encoder", "decoder")):
+        name, section = f"{part}/pos_embed", dict(model[part])
+        table = arrays.get(name)
+        if table is None:
+            continue
+        fixed = fixed_table(model["encoder"], section["width"])  # [1, 1 + L, D]
+        if table.shape[1:] == (fixed.shape[1] - 1, fixed.shape[2]):
+            table = np.concatenate([np.zeros_like(table[:, :1]), table], axis=1)
+            arrays[name] = table
+        equal = table.shape == fixed.shape and np.allclose(table, fixed, atol=1e-6)
+        if equal and not (known and section.get("position") == "learned"):
+            del arrays[name]
+            section["position"] = "sincos"
+        else:
+            section["position"] = "learned"
+        model[part] = section
+    return arrays, model
+
+
+# --- Hugging Face ----------------------------------------------------------------
+
+
+def hf_config(weights: Weights) -> dict:
+    """The entries of config.json for ViT and ViTMAE."""
+    encoder = weights.model["encoder"]
+    entries = {
+        "model_type": "vit",
+        "layer_norm_eps": 1e-6,
+        "hidden_size": encoder["width"],
+        "num_hidden_layers": encoder["depth"],
+        "num_attention_heads": encoder["heads"],
+        "intermediate_size": int(encoder["width"] * encoder["mlp_ratio"]),
+        "encoder_stride": encoder["patch"],
+    }
+    if "decoder" in weights.parts:
+        decoder, method = weights.model["decoder"], weights.config["method"]
+        entries |= {
+            "model_type": "vit_mae",
+            "decoder_hidden_size": decoder["width"],
+            "decoder_num_hidden_layers": decoder["depth"],
+            "decoder_num_attention_heads": decoder["heads"],
+            "decoder_intermediate_size": int(decoder["width"] * decoder["mlp_ratio"]),
+            "mask_ratio": method.get("mask_ratio", 0.75),
+            "norm_pix_loss": bool(method.get("norm_pix", False)),
+        }
+    return entries
+
+
+def hf_hints(config: Mapping) -> dict:
+    """What shapes do not tell but config.json does."""
+    hints = {"encoder": {"heads": config.get("num_attention_heads", 12)}}
+    if "decoder_num_attention_heads" in config:
+        hints["decoder"] = {"heads": config["decoder_num_attention_heads"]}
+    hints["method"] = {
+        "norm_pix": bool(config.get("norm_pix_loss", False)),
+        "mask_ratio": config.get("mask_ratio", 0.75),
+    }
+    return hints
+
+
+def hf_refusal(weights: Weights) -> str | None:
+    encoder = weights.model["encoder"]
+    size = encoder["image_size"]
+    if encoder["pool"] == "mean_norm":
+        return "ViTModel has no norm after the mean (fc_norm); --to=timm has one."
+    if "classifier" in weights.parts and encoder["pool"] != "class":
+        return (
+            f"ViTForImageClassification reads the class token, but "
+            f"model.encoder.pool={encoder['pool']!r}; use --head=no or --to=timm."
+        )
+    if "decoder" in weights.parts and size[0] != size[1]:
+        return f"ViTMAEForPreTraining takes square images only, not {tuple(size)}."
+    if "decoder" in weights.parts and "classifier" in weights.parts:
+        return "no class has both a decoder and a classifier; use --head=no."
+    return None
+
+
+# --- the family ------------------------------------------------------------------
+
+
+def special_rules(target: str, arrays: Arrays) -> tuple[Rule, ...] | None:
+    if target == "hf" and all(path.startswith("encoder/") for path in arrays):
+        return HF  # ViTModel has no prefix "vit."
+    if target == "mae" and "classifier/norm/mean" in arrays:
+        return (*MAE, *PROBE)
+    return None
+
+
+def timm_network(torch, model: Mapping, stem):
+    from timm.models.vision_transformer import VisionTransformer
+
+    encoder = model["encoder"]
+    pool = {"class": "token", "mean": "avg", "mean_norm": "avg"}[encoder["pool"]]
+    return VisionTransformer(
+        **timm_sizes(model),
+        depth=encoder["depth"],
+        num_heads=encoder["heads"],
+        global_pool=pool,
+        fc_norm=encoder["pool"] == "mean_norm",
+    )
+
+
+FAMILY = Family(
+    rules={"timm": (*TIMM, *HEAD), "hf": HF_WHOLE, "mae": (*MAE, *HEAD)},
+    dialects=(
+        ("timm or MAE", (*MAE, *HEAD, *PROBE)),
+        ("Hugging Face's ViT", HF_WHOLE),
+        ("Hugging Face's ViT", HF_WHOLE_MEMORY),
+        ("Hugging Face's ViT", HF_WHOLE_SLIP),
+        ("Hugging Face's ViT", HF),
+        ("Hugging Face's ViT", HF_MEMORY),
     ),
+    model_of=model_of,
+    first_kernel="encoder/patch_embed/proj/kernel",
+    special_rules=special_rules,
+    refusals={"hf": hf_refusal},
+    to_file=with_tables,
+    from_file=without_tables,
+    torch={"timm": Library(timm_network, timm_outputs("tokens"))},
+    timm_class="VisionTransformer",
+    hf=HuggingFace("ViT", hf_config, 1e-6, default_eps=1e-12, hints=hf_hints),
 )
-PIXELS = (Rule("pixel_head/proj", "decoder.0", POINTS),)
-SIMMIM = (*beneath("encoder.", BEIT), *PIXELS)

@@ -1,4 +1,4 @@
-"""The weights of a run, as they are in its newest checkpoint, in the host's memory."""
+"""The weights in a run's newest checkpoint, in the host's memory."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,11 +19,11 @@ DECODERS = ("decoder", "pixel_head")
 
 
 class Weights(NamedTuple):
-    """Some parts of a network.
+    """The encoder of a network, and perhaps parts on top of it.
 
-    arrays: by path, "encoder/norm/scale"; batch statistics among them, ending in mean
-    or var. model: config.model with the sections of these parts alone. config: all of
-    the run's. step: of the checkpoint. part: "encoder" or "teacher".
+    arrays: by path, "encoder/norm/scale"; those that end in mean or var are batch
+    statistics. model: config.model with the sections of these parts only. config: the
+    run's whole configuration. step: of the checkpoint. part: "encoder" or "teacher".
     """
 
     arrays: Arrays
@@ -38,10 +38,10 @@ class Weights(NamedTuple):
 
 
 def load(workdir: str, part: str, decoder: bool, head: bool | None) -> Weights:
-    """The encoder of the run in `workdir`, or its teacher's, and what is asked for.
+    """The encoder of the run in `workdir`, or its teacher's, with the parts asked for.
 
-    head: None for a classifier where there is one. UsageError if a part is asked for
-    that the run has not.
+    head: whether with the classifier; None: if there is one. UsageError if the run does
+    not have a part that is asked for.
     """
     check_name("--part", part, PARTS)
     saved = Path(workdir).expanduser() / "config.json"
@@ -49,52 +49,60 @@ def load(workdir: str, part: str, decoder: bool, head: bool | None) -> Weights:
         raise UsageError(f"--workdir={workdir} is not a run: {saved} does not exist.")
     config = recipes.recorded(saved).to_dict()
     with checkpoints.opened(workdir, "--workdir") as (manager, step):
-        there = manager.item_metadata(step)["state"].tree
+        saved = manager.item_metadata(step)["state"].tree
         if part == "teacher":
-            there = there.get("teacher") or {}
-            if not there:
+            saved = saved.get("teacher") or {}
+            if not saved:
                 raise UsageError(
                     f"--part=teacher: the method of {workdir}, "
-                    f"{config['method']['name']}, has no teacher; take encoder."
+                    f"{config['method']['name']}, has no teacher; use encoder."
                 )
-        names = wanted(there["params"], workdir, part, decoder, head)
+        names = parts_to_read(saved["params"], workdir, part, decoder, head)
         tree = {
-            kind: {k: v for k, v in (there.get(kind) or {}).items() if k in names}
+            kind: {k: v for k, v in (saved.get(kind) or {}).items() if k in names}
             for kind in ("params", "stats")
         }
-        asked = {"teacher": tree} if part == "teacher" else tree
-        found = checkpoints.read_arrays(manager, step, asked)
-    found = found["teacher"] if part == "teacher" else found
-    sections = (*(k for k in ("precision", "norm") if k in config["model"]), *names)
-    model = {k: config["model"][k] for k in sections}
-    return Weights(flat(found), model, config, int(step), part)
+        tree = {"teacher": tree} if part == "teacher" else tree
+        sections = checkpoints.read_arrays(manager, step, tree)
+    sections = sections["teacher"] if part == "teacher" else sections
+    common = [k for k in ("precision", "norm") if k in config["model"]]
+    model = {k: config["model"][k] for k in (*common, *names)}
+    return Weights(flat(sections), model, config, int(step), part)
 
 
-def wanted(there, workdir: str, part: str, decoder: bool, head: bool | None) -> list:
-    """The parts to read; UsageError if one is not there."""
+def parts_to_read(
+    saved: Mapping, workdir: str, part: str, decoder: bool, head: bool | None
+) -> list[str]:
+    """The names of the parts to read; UsageError if one is missing.
+
+    saved: parameters in the checkpoint by part. The others: see load.
+    """
     names = ["encoder"]
     if decoder:
-        found = [name for name in DECODERS if name in there]
-        if not found:
+        decoders = [name for name in DECODERS if name in saved]
+        if not decoders:
             raise UsageError(
                 f"--decoder: {workdir} has none for its {part}, only "
-                f"{', '.join(there)}; a run of mae or simmim has one."
+                f"{', '.join(saved)}; a run of mae or simmim has one."
             )
-        names += found
-    if head and "classifier" not in there:
+        names += decoders
+    if head and "classifier" not in saved:
         raise UsageError(
             f"--head: {workdir} has no classifier for its {part}, only "
-            f"{', '.join(there)}."
+            f"{', '.join(saved)}."
         )
-    if "classifier" in there and head is not False:
+    if "classifier" in saved and head is not False:
         names.append("classifier")
     return names
 
 
-def flat(found: Mapping) -> Arrays:
-    """{"params", "stats"} of parts -> arrays by path, statistics among them."""
-    params = checkpoints.by_path(found.get("params", {}))
-    stats = checkpoints.by_path(found.get("stats", {}))
+def flat(sections: Mapping) -> Arrays:
+    """{"params", "stats"} of parts -> arrays by path, statistics included.
+
+    linen's collection name batch_stats is left out of the paths, as files have none.
+    """
+    params = checkpoints.by_path(sections.get("params", {}))
+    stats = checkpoints.by_path(sections.get("stats", {}))
     stats = {k.replace("/batch_stats/", "/"): v for k, v in stats.items()}
     return {k: np.asarray(v) for k, v in (params | stats).items()}
 
@@ -107,11 +115,14 @@ def trees(arrays: Arrays) -> tuple[dict, dict]:
     return checkpoints.nested(params), checkpoints.nested(stats)
 
 
-# --- a network for them ----------------------------------------------------------
+# --- the network -----------------------------------------------------------------
 
 
 def plain(model: Mapping) -> dict:
-    """config.model in float32, without what changes how it is computed alone."""
+    """config.model in float32, without scan, rematerialisation and drop path.
+
+    They change how the network is computed or trained, but not its arrays.
+    """
     model = {k: dict(v) if isinstance(v, Mapping) else v for k, v in model.items()}
     for section in model.values():
         if isinstance(section, dict):
@@ -122,7 +133,7 @@ def plain(model: Mapping) -> dict:
 
 
 def network_of(model: Mapping):
-    """The network of config.model as plain has it, and an image of zeros for it."""
+    """(the network of plain(model), the shape of one image [1, H, W, C] for it)."""
     network = models.make(plain(model))
     geometry = network.geometry
     shape = (1, *geometry.image_size, geometry.channels)
@@ -130,7 +141,7 @@ def network_of(model: Mapping):
 
 
 def shapes(model: Mapping) -> dict:
-    """{path: shape} of what a network of config.model holds."""
+    """{path: shape} of the arrays of a network of config.model."""
     network, image = network_of(model)
     params, stats = jax.eval_shape(network.init, jax.random.key(0), image)
     stats = checkpoints.by_path(stats)
@@ -138,20 +149,20 @@ def shapes(model: Mapping) -> dict:
     return checkpoints.by_path(params) | stats
 
 
-def check(weights: Weights, what: str) -> None:
+def check(weights: Weights, source: str) -> None:
     """UsageError unless the arrays are those of a network of weights.model."""
-    found = checkpoints.shapes_of(weights.arrays)
-    checkpoints.compare(found, checkpoints.shapes_of(shapes(weights.model)), what)
+    actual = checkpoints.shapes_of(weights.arrays)
+    checkpoints.compare(actual, checkpoints.shapes_of(shapes(weights.model)), source)
 
 
 # --- other sizes -----------------------------------------------------------------
 
 
 def resized(weights: Weights, size: tuple[int, int]) -> Weights:
-    """The same for pictures of another size: position tables are resampled.
+    """The weights for images of another size: tables of positions are resampled.
 
     Fixed positions become parameters. UsageError if patches or windows do not fill the
-    new size, or if there is a decoder, whose positions are of one size.
+    new size, or if there is a decoder, which works for one size only.
     """
     old = weights.model
     if tuple(old["encoder"]["image_size"]) == tuple(size):
@@ -159,11 +170,11 @@ def resized(weights: Weights, size: tuple[int, int]) -> Weights:
     decoders = [name for name in DECODERS if name in old]
     if decoders:
         raise UsageError(
-            f"--image_size: the {decoders[0]} is made for "
-            f"{tuple(old['encoder']['image_size'])}; leave it out."
+            f"--image_size: the {decoders[0]} works for images of "
+            f"{tuple(old['encoder']['image_size'])} only; leave it out."
         )
     encoder = {**old["encoder"], "image_size": tuple(size)}
-    if encoder["name"] == "vit":
+    if "position" in encoder:
         encoder["position"] = "learned"
     model = {**old, "encoder": encoder}
     new = {k: v for k, v in shapes(model).items() if k.startswith("encoder/")}
@@ -172,13 +183,17 @@ def resized(weights: Weights, size: tuple[int, int]) -> Weights:
         for k, v in arrays.items()
         if k.startswith("encoder/") and not k.endswith(STATISTICS)
     }
-    fit = adapt_weights.fitter(old, model)
-    given, _ = fit("encoder", inside(weights.arrays), inside(new))
-    given = {f"encoder/{k}": np.asarray(v) for k, v in given.items()}
-    return weights._replace(arrays=weights.arrays | given, model=model)
+    adapted, _ = adapt_weights.adapt_part(
+        "encoder", inside(weights.arrays), inside(new), old, model
+    )
+    adapted = {f"encoder/{k}": np.asarray(v) for k, v in adapted.items()}
+    return weights._replace(arrays=weights.arrays | adapted, model=model)
 
 
 def fixed_table(encoder: Mapping, width: int) -> np.ndarray:
-    """[1, 1 + L, width], the positions that are no parameters here."""
+    """[1, 1 + L, width], the sine-cosine positions of an encoder's or decoder's tokens.
+
+    encoder: its section of config.model, whose grid it is.
+    """
     grid = adapt_weights.grid(encoder)
     return positions.sincos_2d(grid, width, class_token=True)[None]

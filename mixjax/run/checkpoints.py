@@ -1,9 +1,9 @@
-"""Saving and restoring the training state; no other file names orbax.
+"""Saves and restores the training state; only this file imports orbax.
 
-A checkpoint is the state and a few notes in JSON: what the log still had to write, and
-how long the metrics file was, so that a restart continues both exactly. Saving runs in
-the background; a checkpoint counts once its commit mark is written. Files that were cut
-afterwards are found by their sizes.
+A checkpoint holds the state and a few notes in JSON: the metrics not yet logged, and
+the length of the metrics file, so that a restart continues both exactly. Saving runs in
+the background; a checkpoint counts once its commit mark is written. Files that are
+truncated later are recognised by their sizes.
 """
 
 import contextlib
@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -26,16 +25,16 @@ from mixjax.state import TrainState
 
 log = logging.getLogger("mixjax")
 FOLDER = "checkpoints"
-MARK = "commit_success.txt"  # orbax writes it when everything else is written
-SIZES = "sizes.json"  # of all files, written when the mark is there
+MARK = "commit_success.txt"  # written by orbax after everything else
+SIZES = "sizes.json"  # of all files, written after the mark
 UNFINISHED = "its writing was not finished"
 
 
 class Checkpoints:
-    """The checkpoints of one workdir, to be used by all processes alike.
+    """The checkpoints of one workdir; every process makes the same calls.
 
-    One is due every `every` steps (0: never) and at `last`; the newest `keep` stay, and
-    those at multiples of `keep_every` steps (0: none beyond the newest).
+    One is due every `every` steps (0: never) and at step `last`. The newest `keep` are
+    kept, and those at multiples of `keep_every` steps (0: no others).
     """
 
     def __init__(
@@ -61,21 +60,21 @@ class Checkpoints:
     def newest(self) -> int | None:
         """The step of the newest complete checkpoint, None in a fresh workdir.
 
-        Waits for one that is being written.
+        Waits for the one that is being written, if any.
         """
         self._finish()
         return self._newest
 
     def due(self, step: int) -> bool:
         """Whether the state after `step` steps is to be saved."""
-        often = self._every > 0 and step % self._every == 0
-        return step > 0 and (often or step == self._last)
+        multiple = self._every > 0 and step % self._every == 0
+        return step > 0 and (multiple or step == self._last)
 
     def save(self, step: int, state, notes: dict) -> None:
         """Starts saving; returns once the state may be donated to the next step.
 
-        A step that is already there stays as it is. Unsaved if this save, or the one
-        before it, cannot be written.
+        A step that is already saved stays as it is. Raises Unsaved if this save, or the
+        one before it, cannot be written.
         """
         self._finish()
         if step == self._newest:
@@ -83,65 +82,67 @@ class Checkpoints:
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes)
         )
-        # Orbax copies to the host without saying so, which the training loop forbids.
-        with self._said(step), jax.transfer_guard_device_to_host("allow"):
+        # The training loop forbids implicit copies to the host, but orbax makes some.
+        with self._naming(step), jax.transfer_guard_device_to_host("allow"):
             self._manager.save(step, args=args, force=True)
         self._writing = step
 
     def _finish(self) -> None:
-        """Waits for what is being written, and notes how large its files are."""
+        """Waits for the save in progress, and records the sizes of its files."""
         if self._writing is None:
             return
         step, self._writing = self._writing, None
-        with self._said(step):
+        with self._naming(step):
             self._manager.wait_until_finished()
             if jax.process_index() == 0:
                 write_sizes(self._folder / str(step))
         self._newest = step
 
     @contextlib.contextmanager
-    def _said(self, step: int):
-        """Says which checkpoint failed, and which one is left."""
+    def _naming(self, step: int):
+        """Turns errors into Unsaved, naming the step and what is still complete."""
         try:
             yield
-        except Exception as error:  # whatever file systems make of it
-            left = "no earlier one is there"
+        except Exception as error:  # file systems and orbax raise all kinds
+            fallback = "no earlier one is there"
             if self._newest is not None:
-                left = f"that of step {self._newest} is complete"
+                fallback = f"that of step {self._newest} is complete"
             reason = str(error).strip().splitlines()[0]
             raise Unsaved(
-                f"the checkpoint of step {step} could not be written ({reason}); {left}"
+                f"the checkpoint of step {step} could not be written ({reason}); "
+                f"{fallback}"
             ) from error
 
     def resume(self, layout) -> tuple | None:
-        """(state, notes) of the newest checkpoint that can be read, None without any.
+        """(state, notes) of the newest readable checkpoint, None if there is none.
 
-        layout: a tree of shapes and shardings. What is damaged or incomplete and newer
-        is moved to checkpoints.damaged/, with a warning. UsageError if none can be
-        read, or if tensors do not fit: then nothing is moved.
+        layout: a tree of shapes and shardings. Newer ones that are damaged or
+        incomplete are moved to checkpoints.damaged/, with a warning. UsageError if none
+        can be read, or if tensors do not fit; nothing is moved then.
         """
         faults: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             faults[step] = damage(self._folder / str(step))
+            # One process that cannot read a checkpoint is enough: all must agree.
             if processes.anywhere(bool(faults[step])):
                 continue
             try:
-                found = self.restore(step, layout)
+                restored = self.restore(step, layout)
             except UsageError:
                 raise
-            except Exception as error:  # whatever orbax makes of a cut file
+            except Exception as error:  # orbax raises all kinds for a damaged file
                 faults[step] = str(error).strip().splitlines()[0][:200]
             if not processes.anywhere(bool(faults[step])):
                 del faults[step]
                 self._set_aside(faults)
                 self._newest = step
                 log.info("continuing from the checkpoint of step %d", step)
-                return found
+                return restored
         if any(fault != UNFINISHED for fault in faults.values()):
             step, fault = next(iter(faults.items()))
             raise UsageError(
                 f"none of the checkpoints in {self._folder} can be read, such as {step}"
-                f" ({fault}); move the folder away to begin anew."
+                f" ({fault}); move the folder away to start again."
             )
         self._set_aside(faults)
         return None
@@ -156,28 +157,28 @@ class Checkpoints:
             for step in faults:
                 shutil.rmtree(aside / str(step), ignore_errors=True)
                 os.replace(self._folder / str(step), aside / str(step))
-        processes.anywhere(False)  # all wait for the first
+        processes.anywhere(False)  # a barrier: the others wait for the first
         self._manager.reload()
-        said = "; ".join(f"{step} ({fault})" for step, fault in faults.items())
-        log.warning("cannot be read, moved to %s: checkpoints %s", aside, said)
+        listed = "; ".join(f"{step} ({fault})" for step, fault in faults.items())
+        log.warning("cannot be read, moved to %s: checkpoints %s", aside, listed)
 
     def restore(self, step: int, layout) -> tuple:
-        """(state, notes) of `step`, laid out as `layout`, a tree of shapes + shardings.
+        """(state, notes) of `step` on `layout`, a tree of shapes and shardings.
 
         UsageError names the first tensors that do not fit.
         """
-        there = self._manager.item_metadata(step)["state"].tree
-        compare(shapes_of(there), shapes_of(layout), f"checkpoint {step}")
-        found = self._manager.restore(
+        saved = self._manager.item_metadata(step)["state"].tree
+        compare(shapes_of(saved), shapes_of(layout), f"checkpoint {step}")
+        restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardRestore(layout), notes=ocp.args.JsonRestore()
             ),
         )
-        return found["state"], found["notes"]
+        return restored["state"], restored["notes"]
 
     def close(self) -> None:
-        """Waits until the last save is complete, and lets go of the folder."""
+        """Waits until the last save is complete, and closes orbax's manager."""
         try:
             self._finish()
         finally:
@@ -185,9 +186,9 @@ class Checkpoints:
 
 
 def newest(manager: ocp.CheckpointManager, folder: Path) -> int | None:
-    """The newest step of which all is there."""
-    whole = (s for s in manager.all_steps() if not damage(folder / str(s)))
-    return max(whole, default=None)
+    """The newest step whose checkpoint is complete."""
+    complete = (s for s in manager.all_steps() if not damage(folder / str(s)))
+    return max(complete, default=None)
 
 
 def sizes(step: Path) -> dict[str, int]:
@@ -197,33 +198,33 @@ def sizes(step: Path) -> dict[str, int]:
 
 
 def write_sizes(step: Path) -> None:
-    """Notes in a complete checkpoint how large its files are."""
+    """Records in a complete checkpoint how large its files are."""
     write(step / SIZES, json.dumps(sizes(step)) + "\n")
 
 
 def damage(step: Path) -> str:
-    """What is wrong with a checkpoint as far as its files' sizes tell; "" if nothing.
+    """What is wrong with a checkpoint, by the sizes of its files; "" if nothing.
 
-    Killed right after its mark was written, a checkpoint has no sizes; then only
-    reading it tells.
+    A process that is killed right after the mark was written leaves no sizes; then only
+    reading the checkpoint shows whether it is whole.
     """
     if not (step / MARK).exists():
         return UNFINISHED
     if not (step / SIZES).exists():
         return ""
     try:
-        noted = json.loads((step / SIZES).read_text())
+        recorded = json.loads((step / SIZES).read_text())
     except ValueError:
         return f"{SIZES} is cut"
-    there = sizes(step)
-    for name, size in noted.items():
-        if there.get(name) != size:
-            return f"{name} has {there.get(name, 0)} of {size} bytes"
+    actual = sizes(step)
+    for name, size in recorded.items():
+        if actual.get(name) != size:
+            return f"{name} has {actual.get(name, 0)} of {size} bytes"
     return ""
 
 
 def shapes_of(tree) -> dict[str, str]:
-    """Path -> shape and type of all leaves; empty parts of a tree do not count."""
+    """{path: shape and dtype as text} of all arrays in a tree."""
     return {
         path: f"{tuple(x.shape)} {np.dtype(x.dtype)}"
         for path, x in by_path(tree).items()
@@ -231,21 +232,29 @@ def shapes_of(tree) -> dict[str, str]:
     }
 
 
-def compare(found: dict, wanted: dict, what: str) -> None:
-    """UsageError if two results of shapes_of differ; lists the first few."""
-    wrong = [k for k in wanted if k not in found or found[k] != wanted[k]]
-    surplus = [k for k in found if k not in wanted]
+def compare(actual: dict, wanted: dict, source: str) -> None:
+    """UsageError if two results of shapes_of differ; lists the first few.
+
+    source: of the actual ones, as the message names it.
+    """
+    wrong = [k for k in wanted if k not in actual or actual[k] != wanted[k]]
+    surplus = [k for k in actual if k not in wanted]
     if wrong or surplus:
-        some = [
-            f"{k} {found.get(k, 'missing')} instead of {wanted[k]}" for k in wrong[:4]
-        ] + [f"{k} {found[k]} too many" for k in surplus[:4]]
+        examples = [
+            f"{k} {actual.get(k, 'missing')} instead of {wanted[k]}" for k in wrong[:4]
+        ] + [f"{k} {actual[k]} too many" for k in surplus[:4]]
         count = len(wrong) + len(surplus)
-        raise UsageError(f"{what}: {count} tensors do not fit: {'; '.join(some)}.")
+        raise UsageError(
+            f"{source}: {count} tensors do not fit: {'; '.join(examples)}."
+        )
 
 
 @contextlib.contextmanager
 def opened(path: str, field: str):
-    """(manager, newest step) of the checkpoints of workdir `path`, to read only."""
+    """(manager, newest step) of the checkpoints of workdir `path`, for reading only.
+
+    field: the flag or field that named the workdir, for messages.
+    """
     folder = Path(path).expanduser().absolute() / FOLDER
     if not folder.is_dir():
         raise UsageError(f"{field}={path}: {folder} does not exist.")
@@ -261,7 +270,7 @@ def opened(path: str, field: str):
 
 
 def read(manager: ocp.CheckpointManager, step: int, wanted: dict) -> dict:
-    """The arrays of a checkpoint that `wanted` names, on its layout."""
+    """The part of a checkpoint that the tree `wanted` names, laid out as it says."""
     arguments = ocp.args.PyTreeRestore(
         wanted,
         restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
@@ -271,91 +280,61 @@ def read(manager: ocp.CheckpointManager, step: int, wanted: dict) -> dict:
 
 
 def load(path: str, layout: TrainState, field: str) -> tuple[TrainState, int]:
-    """What the newest checkpoint of workdir `path` knows, but for the optimizer.
+    """(the state in the newest checkpoint of workdir `path`, its step).
 
-    layout: shapes and shardings; UsageError if the tensors differ. Returns the state,
-    without opt_state, and its step.
+    The state is that of evaluation: opt_state is {}. layout: shapes and shardings;
+    UsageError if the tensors differ. field: see opened.
     """
     names = ("params", "stats", "teacher", "memory")
     wanted = {name: getattr(layout, name) for name in names if getattr(layout, name)}
     with opened(path, field) as (manager, step):
-        there = manager.item_metadata(step)["state"].tree
-        there = {name: there.get(name, {}) for name in wanted}
-        compare(shapes_of(there), shapes_of(wanted), f"{field}={path}")
-        found = read(manager, step, wanted)
-    return layout.replace(**found, opt_state={}, step=np.int32(step)), step
+        saved = manager.item_metadata(step)["state"].tree
+        saved = {name: saved.get(name, {}) for name in wanted}
+        compare(shapes_of(saved), shapes_of(wanted), f"{field}={path}")
+        trees = read(manager, step, wanted)
+    return layout.replace(**trees, opt_state={}, step=np.int32(step)), step
 
 
-def warm_start(path: str, layout: dict, fit: Callable, cut: Callable) -> tuple:
-    """(what the newest checkpoint of workdir `path` has for a new state, its step).
+def part_names(manager: ocp.CheckpointManager, step: int) -> list[str]:
+    """The parts of the network (encoder, ...) that a checkpoint has parameters of."""
+    return list(manager.item_metadata(step)["state"].tree["params"])
 
-    layout: {"params": shapes and shardings, "stats": the same}. A part of the network
-    (encoder, decoder, ...) is taken whole, with its batch statistics, if both have it.
-    fit: (part, arrays by path, shapes by path) -> (arrays to take, names that may start
-    afresh); cut: (names of parts, function of taken's `arrays`) -> the same as the new
-    network cuts its parts; see models/adapt_weights.py. What it has is {"params",
-    "stats"} of these parts, without what starts afresh. UsageError with the keys if
-    tensors are missing, too many, or of another shape or type, or if no part is shared.
+
+def read_parts(
+    manager: ocp.CheckpointManager, step: int, kind: str, names: list[str]
+) -> dict[str, dict[str, np.ndarray]]:
+    """{part: {path inside it: array}} of the named parts; no other is read from disk.
+
+    kind: "params" or "stats". A part that has none of that kind is {}.
     """
-    with opened(path, "init_from") as (manager, step):
-        there = manager.item_metadata(step)["state"].tree
-
-        def arrays(kind, part):
-            old = there.get(kind, {}).get(part, {})
-            found = by_path(read_arrays(manager, step, {kind: {part: old}}))
-            return {k.split("/", 2)[2]: v for k, v in found.items()}
-
-        parts, arrays = cut(list(there["params"]), arrays)
-        given = taken(path, parts, arrays, layout, fit, f"{path}, step {step}")
-        return given, step
-
-
-def taken(
-    path: str,
-    parts: list[str],
-    arrays: Callable,
-    layout: dict,
-    fit: Callable,
-    what: str,
-) -> dict:
-    """What warm_start finds, in anything that has `parts`; what: its name in the log.
-
-    arrays: (kind, part) -> {path inside the part: array}.
-    """
-    given = {kind: {} for kind in layout}
-    shared = [part for part in layout["params"] if part in parts]
-    if not shared:
-        raise UsageError(f"init_from={path}: no part in common with {parts}.")
-    for kind, sections in layout.items():
-        for part in filter(sections.__contains__, shared):
-            wanted = by_path(sections[part])
-            found, fresh = fit(part, arrays(kind, part), wanted)
-            kept = {k: v for k, v in wanted.items() if k not in fresh}
-            compare(shapes_of(found), shapes_of(kept), f"init_from={path}: {part}")
-            given[kind][part] = nested(
-                {k: on_devices(found[k], wanted[k]) for k in kept}
-            )
-    size = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(given["params"]))
-    log.info("init_from %s: %s (%d weights)", what, shared, size)
-    return given
+    sections = manager.item_metadata(step)["state"].tree.get(kind, {})
+    parts = {}
+    for name in names:
+        tree = {kind: {name: sections.get(name, {})}}
+        arrays = by_path(read_arrays(manager, step, tree))
+        # Paths in the checkpoint begin with "<kind>/<part>/".
+        parts[name] = {k.split("/", 2)[2]: v for k, v in arrays.items()}
+    return parts
 
 
 def read_arrays(manager: ocp.CheckpointManager, step: int, wanted: dict) -> dict:
-    """Arrays of a checkpoint as they are in it, in the host's memory.
+    """Arrays of a checkpoint, unchanged, in the host's memory.
 
-    wanted: a part of its tree, with metadata for leaves. Dicts in it that hold nothing,
-    which orbax takes for leaves, are not in what comes back.
+    wanted: a part of the checkpoint's tree, with metadata as leaves. The result lacks
+    empty dicts, which orbax would take for leaves.
     """
     wanted = without_empty(wanted)
     if not wanted:
         return {}
-    how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-    arguments = ocp.args.PyTreeRestore(wanted, restore_args=how, partial_restore=True)
+    on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+    arguments = ocp.args.PyTreeRestore(
+        wanted, restore_args=on_host, partial_restore=True
+    )
     return manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
 
 
 def without_empty(tree):
-    """The tree without dicts that have no leaf below them."""
+    """The tree without dicts that contain no leaf."""
     if not isinstance(tree, dict):
         return tree
     kept = {k: without_empty(v) for k, v in tree.items()}
@@ -363,7 +342,7 @@ def without_empty(tree):
 
 
 def by_path(tree) -> dict:
-    """{path: leaf} of a tree."""
+    """{"a/b/c": leaf} of a tree."""
     leaves = jax.tree_util.tree_leaves_with_path(
         tree, is_leaf=lambda x: hasattr(x, "shape")
     )
@@ -371,19 +350,22 @@ def by_path(tree) -> dict:
 
 
 def nested(leaves: dict) -> dict:
-    """The tree of dicts that by_path came from."""
+    """The tree of dicts with these leaves, the inverse of by_path."""
     tree: dict = {}
     for path, leaf in leaves.items():
         *parents, last = path.split("/")
-        here = tree
+        branch = tree
         for name in parents:
-            here = here.setdefault(name, {})
-        here[last] = leaf
+            branch = branch.setdefault(name, {})
+        branch[last] = leaf
     return tree
 
 
 def on_devices(array: np.ndarray, layout) -> jax.Array:
-    """A host array, the same in every process, laid out as `layout` says."""
+    """A host array, equal in every process, as a jax.Array laid out as `layout` says.
+
+    Each device gets its own slice only, so the whole array is on no device.
+    """
     return jax.make_array_from_callback(
         layout.shape, layout.sharding, lambda index: array[index]
     )

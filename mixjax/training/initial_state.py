@@ -1,21 +1,16 @@
-"""The state that a run begins from: new, borrowed in part, or its own of before."""
+"""The state that a run begins with: new, warm-started, or its own newest checkpoint."""
 
-import logging
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
 from mixjax.errors import UsageError
-from mixjax.export import read_foreign, weights
-from mixjax.models import adapt_weights
 from mixjax.run import ledger
-from mixjax.run.checkpoints import Checkpoints, by_path, taken, warm_start
-from mixjax.run.workdir import Workdir, config_of
+from mixjax.run.checkpoints import Checkpoints
+from mixjax.run.workdir import Workdir
 from mixjax.state import Method, TrainState, Variables
-
-log = logging.getLogger("mixjax")
+from mixjax.training.warm_start import warm_start
 
 
 def first_state(variables: Variables, optimizer) -> TrainState:
@@ -42,54 +37,36 @@ def make_init(method: Method, optimizer, example: dict) -> Callable:
 
 
 def begin(config, saved: Checkpoints, run, examples: int, workdir: Workdir) -> tuple:
-    """(state, notes): the newest checkpoint's, or else a new state's.
+    """(state, notes) of the newest checkpoint, or of a new state if there is none.
 
-    run: what was assembled. Its layout has shapes and shardings: a new state, of its
-    init, is born on them, a saved one read there. examples: in the training set, which
-    must be as many as before. workdir: notes of which run a new state has weights, and
-    how far that run was at this moment.
+    run: the assembled run; `run.layout` holds shapes and shardings, on which the state
+    is created or restored. examples: the size of the training set; UsageError if it has
+    changed since the run began. A new state's workdir records which run it takes
+    weights from, and the step that run had reached.
     """
-    found = saved.resume(run.layout)
-    if found is not None:
-        state, notes = found
+    restored = saved.resume(run.layout)
+    if restored is not None:
+        state, notes = restored
         if notes["examples"] != examples:
             raise UsageError(
                 f"data.source has {examples} training examples now but had "
                 f"{notes['examples']} when this run began; take another --workdir."
             )
         return state, notes
-    given, origin = borrow(config, run.layout) if config.init_from else ({}, {})
+    weights, origin = {}, {}
+    if config.init_from:
+        weights, origin = warm_start(config, run.layout)
     if workdir.process == 0:
+        # Also without an origin: a file of an earlier attempt must not stay.
         ledger.write_origin(workdir.path, origin)
+    # Created on its shardings, so that no device ever holds all of a sharded state.
     shardings = jax.tree.map(lambda s: s.sharding, run.layout)
     state = jax.jit(run.init, out_shardings=shardings)(jax.random.key(config.seed))
-    new = {kind: overlay(getattr(state, kind), part) for kind, part in given.items()}
+    new = {kind: overlay(getattr(state, kind), tree) for kind, tree in weights.items()}
     return state.replace(**new), {"window": [], "metrics_bytes": 0, "evaluated": []}
 
 
-def borrow(config, layout) -> tuple[dict, dict]:
-    """What config.init_from, the workdir of a run, has for us, and what that run was.
-
-    Returns {"params", "stats"} and ledger.origin. It may also be a file of weights, of
-    our own or of other projects; their origin is not known, {}.
-    """
-    model, kinds = config.model.to_dict(), ("params", "stats")
-    wanted = {kind: getattr(layout, kind) for kind in kinds}
-    path = Path(config.init_from).expanduser()
-    if not path.is_file():
-        old = config_of(config.init_from)["model"]
-        fit, cut = adapt_weights.fitter(old, model), adapt_weights.cutter(model)
-        given, step = warm_start(config.init_from, wanted, fit, cut)
-        return given, ledger.origin(path, step)
-    found = read_foreign.read(path, f"init_from={config.init_from}", model)
-    trees = dict(zip(kinds, weights.trees(found.arrays), strict=True))
-    arrays = lambda kind, part: by_path(trees[kind].get(part, {}))
-    fit = adapt_weights.fitter(found.model, model)
-    parts, arrays = adapt_weights.cutter(model)(list(trees["params"]), arrays)
-    return taken(config.init_from, parts, arrays, wanted, fit, str(path)), {}
-
-
-def overlay(tree: dict, given: dict) -> dict:
-    """`tree` with the leaves of `given` put in."""
-    both = lambda old, new: overlay(old, new) if isinstance(new, dict) else new
-    return tree | {k: both(tree[k], v) for k, v in given.items()}
+def overlay(tree: dict, leaves: dict) -> dict:
+    """`tree` with the leaves of the tree `leaves` in place of its own."""
+    replace = lambda old, new: overlay(old, new) if isinstance(new, dict) else new
+    return tree | {k: replace(tree[k], v) for k, v in leaves.items()}

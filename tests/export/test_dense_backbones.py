@@ -17,7 +17,7 @@ from mixjax.export import weights as store
 from mixjax.models import adapt_weights
 from mixjax.sharding import meshes
 from mixjax.state import TrainState
-from mixjax.training import initial_state
+from mixjax.training import warm_start
 from tests.support import random_checkpoints
 
 ENCODER = random_checkpoints.RESNET | {"image_size": (64, 96)}
@@ -47,7 +47,7 @@ def borrowed(path, model, **inputs):
     state = TrainState(step, params, {}, stats, {}, {})
     layout = meshes.lay_out(meshes.make(fsdp=1), state, ())
     config = ConfigDict({"init_from": str(path), "model": model})
-    given = jax.device_get(initial_state.borrow(config, layout)[0])
+    given = jax.device_get(warm_start.warm_start(config, layout)[0])
     return network, given["params"], given["stats"]
 
 
@@ -130,13 +130,10 @@ def test_a_network_without_res5_leaves_no_stage_behind(run):
 def test_a_detector_begins_from_another_detector(tmp_path):
     """Its res5 is a part already, with the norm behind it."""
     arrays = {"encoder": {"layer1_0/x": 1}, "res5": {"layer4_0/x": 2, "norm/scale": 3}}
-    look = lambda kind, part: arrays[part]
-    parts, found = adapt_weights.cutter(form_c4(True))(["encoder", "res5"], look)
-    assert parts == ["encoder", "res5"]
-    assert {part: found("params", part) for part in parts} == arrays
-    fit = adapt_weights.fitter({"encoder": ENCODER}, {"encoder": ENCODER})
-    wanted = dict(arrays["res5"])
-    assert fit("res5", arrays["res5"], wanted) == (arrays["res5"], set())
+    assert adapt_weights.cut_res5(arrays, list(arrays), form_c4(True)) == arrays
+    wanted, model = dict(arrays["res5"]), {"encoder": ENCODER}
+    adapted = adapt_weights.adapt_part("res5", arrays["res5"], wanted, model, model)
+    assert adapted == (arrays["res5"], set())
 
 
 # --- vision transformers -----------------------------------------------------------

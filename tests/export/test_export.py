@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mixjax.export import __main__ as export
-from mixjax.export import check, files, formats, hf
+from mixjax.export import check, families, files, formats, hf
 from mixjax.export import weights as store
 from mixjax.export.check import Difference, Result
 from mixjax.models import positions
@@ -71,7 +71,7 @@ def reference_outputs(weights, to, named, images):
 
 def assert_near(weights, theirs, images):
     found = check.compare(check.ours(weights, images), theirs, images.shape[1:3])
-    allowed = formats.TOLERANCE[weights.model["encoder"]["name"]]
+    allowed = families.find(weights.model["encoder"]["name"]).tolerance
     assert found and all(d.relative <= allowed for d in found), found
 
 
@@ -236,7 +236,7 @@ def test_neither_torch_nor_tensorflow_is_needed(runs, tmp_path):
     done = subprocess.run(command, cwd=tiny.ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert {p.name for p in tmp_path.iterdir()} == {"x.safetensors", "x.md"}
-    assert "Not checked" in (tmp_path / "x.md").read_text()
+    assert "Not compared" in (tmp_path / "x.md").read_text()
 
 
 def test_a_probe_without_its_classifier(runs):
@@ -357,10 +357,10 @@ WRONG = [
     (["--workdir={vit_mean}", "--to=hf"], "reads the class token"),
     (["--workdir={beit}", "--to=hf"], "beit encoder; it goes to timm, npz"),
     (["--workdir={mae}", "--to=timm", "--image_size=18"], "nearest multiples"),
-    (["--workdir={mae}", "--to=timm", "--image_size=0"], "is no size"),
+    (["--workdir={mae}", "--to=timm", "--image_size=0"], "is not a size"),
     (["--workdir={mae}", "--to=hf", "--decoder", "--image_size=20"], "leave it out"),
     (["--workdir={swin}", "--to=hf", "--image_size=16"], "one size of windows"),
-    (["--workdir={mae}", "--to=npz", "--check"], "torch has no say"),
+    (["--workdir={mae}", "--to=npz", "--check"], "which torch has not"),
 ]
 
 

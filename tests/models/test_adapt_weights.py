@@ -39,8 +39,8 @@ def weights(encoder, seed=0):
 
 def fit(old, new):
     found, wanted = weights(old), weights(new, 1)
-    given, fresh = adapt_weights.fitter({"encoder": old}, {"encoder": new})(
-        "encoder", found, wanted
+    given, fresh = adapt_weights.adapt_part(
+        "encoder", found, wanted, {"encoder": old}, {"encoder": new}
     )
     return found, wanted, given, fresh
 
@@ -101,4 +101,4 @@ def test_what_else_differs_is_left_for_refusal():
 def test_other_parts_are_taken_as_they_are():
     found = {"mask_token": np.ones(3)}
     parts = {"encoder": VIT}, {"encoder": BEIT}
-    assert adapt_weights.fitter(*parts)("decoder", found, {}) == (found, set())
+    assert adapt_weights.adapt_part("decoder", found, {}, *parts) == (found, set())

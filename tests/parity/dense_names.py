@@ -88,7 +88,7 @@ def trees(named: dict, rules: tuple[Rule, ...]) -> tuple[dict, dict]:
             here = stats.setdefault(part, {}).setdefault("batch_stats", {})
         for folder in folders:
             here = here.setdefault(folder, {})
-        here[leaf] = place.take(array)
+        here[leaf] = place.load(array)
     return params, stats
 
 
@@ -103,7 +103,7 @@ def check_all(ref, key: str, params: dict, stats: dict, rules) -> None:
         found = stats[part]["batch_stats"] if statistic else params[part]
         for word in words:
             found = found[word]
-        ref.check(f"{key}/{name}", found, place.take(array))
+        ref.check(f"{key}/{name}", found, place.load(array))
 
 
 def as_torch(x):

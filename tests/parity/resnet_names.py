@@ -18,7 +18,7 @@ def path_of(name: str) -> str:
 
 def to_ours(name: str, array: np.ndarray) -> np.ndarray:
     """Torch's layout -> ours: kernels (row, column, in, out) or (in, out)."""
-    return place_of(name, TORCHVISION).take(array)
+    return place_of(name, TORCHVISION).load(array)
 
 
 def trees(named: dict) -> tuple[dict, dict]:

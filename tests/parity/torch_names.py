@@ -7,7 +7,7 @@ import functools
 
 import numpy as np
 
-from mixjax.export import swin, vit
+from mixjax.export import beit, swin, vit
 from mixjax.export.name_rules import LINEAR, Rule, place_of
 
 MAE = (
@@ -18,7 +18,7 @@ MAE = (
     Rule("variational/mu/fc{i}", "vnet.mu.fc{i}", LINEAR),
     Rule("variational/var/fc{i}", "vnet.var.fc{i}", LINEAR),
 )
-BACKBONES = (*vit.BEIT, *vit.PIXELS, *swin.COMMON, *vit.HEAD, *swin.TIMM_HEAD)
+BACKBONES = (*beit.BEIT, *beit.PIXELS, *swin.COMMON, *vit.HEAD, *swin.TIMM_HEAD)
 MERGINGS = {True: "layers.{i+1}.downsample", False: "layers.{i}.downsample"}
 
 
@@ -42,7 +42,7 @@ def layout_of(name: str, array: np.ndarray) -> np.ndarray:
     """Torch's layout -> ours: kernels (in, out), patches (row, column, channel)."""
     name = name.removeprefix("encoder.")
     rules = (*MAE, *BACKBONES, *swin.merging("layers.{i}.downsample"))
-    return place_of(name, rules).take(array)
+    return place_of(name, rules).load(array)
 
 
 def to_tree(named: dict, path=path_of) -> dict:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from mixjax.errors import UsageError
-from mixjax.run.checkpoints import FOLDER, Checkpoints, warm_start
+from mixjax.run.checkpoints import FOLDER, Checkpoints
 from mixjax.sharding import meshes
 from mixjax.state import TrainState
+from mixjax.training import warm_start
 
 RULES = (("kernel$", "split"),)
 NOTES = {"window": [[3, {"loss": 0.1}]], "metrics_bytes": 12, "evaluated": ["knn"]}
@@ -335,11 +336,10 @@ def ones(tree):
 
 def start(workdir, layout):
     """A warm start without batch statistics, from a network that is the same."""
-    same = lambda part, found, wanted: (found, set())
-    whole = lambda parts, arrays: (parts, arrays)
-    given, step = warm_start(str(workdir), {"params": layout, "stats": {}}, same, whole)
+    model, layout = {"encoder": {}}, {"params": layout, "stats": {}}
+    trees, step = warm_start.from_run(str(workdir), layout, model, model)
     assert step == 4
-    return given
+    return trees
 
 
 @pytest.mark.parametrize("fsdp", [1, 4])
