@@ -141,9 +141,7 @@ def make(
         """{of what: outputs} of view 1 and its mixture, and batch statistics."""
         images = {Branch(0, 0): x1, Branch(0, 1): mixed.images}
         inputs = {branch: {"images": x} for branch, x in images.items()}
-        found, stats = sides.forward(
-            network, params, stats, inputs, parts, together=False
-        )
+        found, stats = sides.forward(network, params, stats, inputs, parts, joint=False)
         full, other = found.values()
         parted = regions(network, params, other["map"], mixed.mask)
         return {"full": full, "mixed": other} | parted, stats

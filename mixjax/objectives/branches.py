@@ -91,12 +91,12 @@ def separate(outputs: dict, count: int) -> list[dict]:
 
 
 def forward(
-    network: Network, params, stats, inputs: Outputs, parts, *, together: bool
+    network: Network, params, stats, inputs: Outputs, parts, *, joint: bool
 ) -> tuple[Outputs, Tree]:
     """Trains `parts` on each branch: (what they put out, batch statistics).
 
     One after the other in the order of `inputs`, each with batch statistics of its
-    own; or `together`, in one batch for each size of input.
+    own; or, if `joint`, in one batch for each size of input.
     """
 
     def run(x, stats):
@@ -104,7 +104,7 @@ def forward(
         return {k: v for k, v in out.items() if k != "images"}, stats
 
     outputs = {}
-    if not together:
+    if not joint:
         for branch, x in inputs.items():
             outputs[branch], stats = run(x, stats)
         return outputs, stats
