@@ -1,6 +1,6 @@
 """Losses: objectives of siamese methods, chosen by name, and terms of other methods.
 
-`objective.name` is a file of this folder that offers `make`.
+`objective.name` names a file of this folder that has a function `make`.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from mixjax.state import Clock, Objective
 
 
 def make(config: Mapping, *, clock: Clock) -> Objective:
-    """Builds the objective of a section; UsageError names a field that is wrong."""
+    """Builds the objective of a config section; UsageError names a wrong field."""
     known = makers(__name__)
     check_name("objective.name", config["name"], known)
     return call("objective", known[config["name"]], config, clock=clock)
