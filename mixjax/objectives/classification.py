@@ -1,7 +1,7 @@
-"""Losses of classifiers: soft cross-entropy, and one decision per class.
+"""Losses of classifiers: cross-entropy with soft targets, and one decision per class.
 
-Sources: label smoothing and soft targets as timm and MAE's fine-tuning have them; a
-binary cross-entropy for every class where a picture has several labels (PASCAL VOC).
+Sources: label smoothing and soft targets as in timm and MAE's fine-tuning; a binary
+cross-entropy for every class where an image has several labels (PASCAL VOC).
 """
 
 import jax
@@ -17,18 +17,20 @@ def soft_cross_entropy(logits: Array, target: Array) -> Array:
 
 
 def binary_cross_entropy(logits: Array, labels: Array) -> Array:
-    """The mean over a picture's classes of a yes-or-no cross-entropy: -> [B], float32.
+    """The binary cross-entropy of each class, averaged per image: [B], float32.
 
-    labels: [B, K], 1 present, 0 absent, -1 not counted.
+    logits: [B, K]. labels: [B, K], 1 present, 0 absent, -1 ignored (the "difficult"
+    objects of PASCAL VOC).
     """
-    counted = labels >= 0
+    counted = labels >= 0  # [B, K]
     each = optax.sigmoid_binary_cross_entropy(
         logits.astype(jnp.float32), jnp.maximum(labels, 0).astype(jnp.float32)
     )
-    total = jnp.where(counted, each, 0.0).sum(axis=-1)
+    total = jnp.where(counted, each, 0.0).sum(axis=-1)  # [B]
+    # At least 1: an image without a counted class has loss 0, not 0 / 0.
     return total / jnp.maximum(counted.sum(axis=-1), 1)
 
 
 def hits(logits: Array, labels: Array) -> Array:
-    """[B] float32: 1 where the highest of logits [B, K] is the label's."""
+    """[B] float32: 1 where the largest of logits [B, K] is that of the label [B]."""
     return (logits.argmax(axis=-1) == labels).astype(jnp.float32)

@@ -1,8 +1,9 @@
-"""BYOL and SimSiam: the predictor's output points where the other view's target does.
+"""BYOL and SimSiam: the predictor's output should point along the other view's target.
 
-Sources: BYOL (Grill et al., 2020, equation 2; the target is a teacher's projection)
-and SimSiam (Chen and He, 2021, equation 1; it is the network's own). The target gets
-no gradient. A comparison is one direction: BYOL sums both, SimSiam averages them.
+Sources: BYOL (Grill et al., 2020, equation 2), whose target is a teacher's projection,
+and SimSiam (Chen and He, 2021, equation 1), whose target is the network's own. No
+gradient flows into the target. A comparison is one direction: BYOL sums the two,
+SimSiam averages them.
 """
 
 import jax
@@ -11,7 +12,10 @@ from mixjax.errors import check_name
 from mixjax.objectives.contrast import unit
 from mixjax.state import Objective
 
-LOSSES = {"distance": lambda cos: 2 - 2 * cos, "negative": lambda cos: -cos}
+LOSSES = {
+    "distance": lambda cos: 2 - 2 * cos,  # BYOL, equation 2
+    "negative": lambda cos: -cos,  # SimSiam, equation 1
+}
 
 
 def make(*, loss: str) -> Objective:

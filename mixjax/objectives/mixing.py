@@ -1,4 +1,4 @@
-"""The loss of views and mixtures, given what a network puts out for each.
+"""The loss of views and mixtures, given a network's outputs for each of them.
 
     L(a, b)                       an objective on two branches, in one direction or both
     L(x1, x2) + lam L(m, x2) + (1 - lam) L(reverse m, x2)
@@ -6,8 +6,8 @@
 Un-Mix (Shen et al., AAAI 2022), equations 2 and 3; MixMask (Vishniakov et al., 2022),
 equations 2 to 5. m_i holds image i with weight lam and its partner p(i) with 1 - lam,
 so image i is also in the mixture at place p^-1(i): `reverse` puts the outputs of m into
-that order. To re-order outputs is the same as to encode re-ordered images, as long as
-batch statistics do not depend on the order within the batch.
+that order. Re-ordering outputs equals encoding re-ordered images as long as batch
+statistics do not depend on the order within the batch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,17 +20,17 @@ from mixjax.errors import check_name
 from mixjax.objectives.branches import Branch, Outputs, reordered
 from mixjax.state import Array, Mixed, Objective
 
-Pairs = list[tuple[Branch, Branch]]  # (predicts, is the target)
+Pairs = list[tuple[Branch, Branch]]  # (the branch that predicts, its target)
 
 
-# --- what is compared with what ------------------------------------------------------
+# --- which branches are compared -----------------------------------------------------
 
 
 def base_pairs(kind: str, branches: Sequence[Branch], targets: int) -> Pairs:
-    """Which branch predicts which, for an objective's loss on `branches`.
+    """The pairs of `branches` that an objective's loss compares.
 
-    "forward": each two once, the earlier predicts the later; "all": every one
-    predicts each other one of the first `targets`.
+    kind: "forward", every pair once, the earlier branch predicting the later; "all",
+    every branch predicts every other one among the first `targets`.
     """
     order = range(len(branches))
     if kind == "forward":
@@ -43,12 +43,12 @@ def base_pairs(kind: str, branches: Sequence[Branch], targets: int) -> Pairs:
 class Pairing(NamedTuple):
     """Which branches are compared with which.
 
-    pairs, targets: see base_pairs. reduce: "sum" of the comparisons, or their "mean".
-    branches: "one" mixes the first view, "both" the first two by the same draw, and
-    compares the mixtures with each other. mixed_as, of one branch: with "both" a
-    mixture predicts the second view and is predicted by it; with "online" it only
-    predicts, the views in `against`, through which no gradient goes. reverse: see
-    mixture_loss.
+    pairs, targets: see base_pairs. reduce: the "sum" of the comparisons, or their
+    "mean". branches: "one" mixes the first view; "both" mixes the first two views with
+    the same draw and compares the mixtures with each other. mixed_as, where one branch
+    is mixed: with "both" a mixture predicts the second view and is predicted by it;
+    with "online" it only predicts the views in `against`, which get no gradient.
+    reverse: see mixture_loss.
     """
 
     pairs: str
@@ -60,7 +60,7 @@ class Pairing(NamedTuple):
     reverse: str
 
     def check(self) -> "Pairing":
-        """Itself; UsageError if a field is out of its range."""
+        """Returns itself; UsageError names a field whose value does not exist."""
         check_name("method.pairing.pairs", self.pairs, ["forward", "all"])
         check_name("method.pairing.reduce", self.reduce, ["sum", "mean"])
         check_name("method.pairing.branches", self.branches, ["one", "both"])
@@ -70,10 +70,11 @@ class Pairing(NamedTuple):
 
     @property
     def online_only(self) -> bool:
+        """Whether mixtures predict, but are never targets."""
         return self.branches == "one" and self.mixed_as == "online"
 
     def calls(self, views: int, mixtures: int) -> list[Pairs]:
-        """The pairs of the views as they are, then of every mixture."""
+        """The pairs of the clean views, followed by those of each mixture."""
         clean = base_pairs(
             self.pairs, [Branch(i, 0) for i in range(views)], self.targets
         )
@@ -87,7 +88,7 @@ class Pairing(NamedTuple):
         return base_pairs(self.pairs, [Branch(0, k), other], 2)
 
     def share(self, views: int) -> float:
-        """The weight of one comparison in a loss on so many views."""
+        """The weight of one comparison in a loss on `views` branches."""
         if self.reduce == "sum":
             return 1.0
         return 1.0 / len(self.calls(views, 0)[0])
@@ -99,12 +100,15 @@ class Pairing(NamedTuple):
 def compared(
     objective: Objective, online: Outputs, target: Outputs, pairs: Pairs, memory, rng
 ) -> Array:
-    """The sum of an objective's comparisons over `pairs`, [B]; one key for them all."""
+    """The sum of an objective's comparisons over `pairs`, [B].
+
+    All of them get the same key: W-MSE must whiten both sides in the same sub-batches.
+    """
     total = 0.0
     for i, j in pairs:
-        wanted = objective.target(target[j], memory, rng, j.view)
-        found = objective.predict(online[i], memory, rng)
-        total += objective.compare(found, wanted, memory)  # [B]
+        goal = objective.target(target[j], memory, rng, j.view)
+        prediction = objective.predict(online[i], memory, rng)
+        total += objective.compare(prediction, goal, memory)  # [B]
     return total
 
 
@@ -120,26 +124,29 @@ def mixture_loss(
 ) -> Array:
     """lam * compared + (1 - lam) * compared in reverse order, averaged over the batch.
 
-    reverse: "both" re-orders the mixture as what predicts and as what is predicted,
-    "target" only the latter (SwAV's mixtures as released); "none" leaves the second
-    term out (Lam's text of MoCo with CutMix).
+    Un-Mix, equations 2 and 3. reverse: "both" re-orders the mixture where it predicts
+    and where it is the target, "target" only where it is the target (SwAV's mixtures
+    as released); "none" leaves out the second term (MoCo with CutMix in Lam's paper).
     """
-    rngs = jax.random.split(rng)
-    loss = mixed.lam * compared(objective, online, target, pairs, memory, rngs[0])
+    own_rng, reverse_rng = jax.random.split(rng)
+    loss = mixed.lam * compared(objective, online, target, pairs, memory, own_rng)
     if mixed.partner is not None and reverse != "none":
-        places = jnp.argsort(mixed.partner, axis=1)  # the inverse permutation
-        back = lambda outputs: {
-            b: reordered(x, places) if b.mixture else x for b, x in outputs.items()
+        # Image i is the partner at place p^-1(i), so that place moves to i.
+        places = jnp.argsort(mixed.partner, axis=1)  # [G, n]
+        reversed_ = lambda outputs: {
+            branch: reordered(x, places) if branch.mixture else x
+            for branch, x in outputs.items()
         }
-        online, target = back(online) if reverse == "both" else online, back(target)
-        other = compared(objective, online, target, pairs, memory, rngs[1])
+        online = reversed_(online) if reverse == "both" else online
+        target = reversed_(target)
+        other = compared(objective, online, target, pairs, memory, reverse_rng)
         loss += (1.0 - mixed.lam) * other
     return loss.mean()
 
 
 def losses(
     pairing: Pairing,
-    objectives_: tuple[Objective, Objective],
+    objectives: tuple[Objective, Objective],
     views: int,
     mixtures: Mapping[str, Mixed],
     online: Sequence[Outputs],
@@ -147,24 +154,27 @@ def losses(
     memory,
     rng,
 ) -> dict[str, Array]:
-    """The loss of the views and of every mixture; their sum is what is trained on.
+    """The losses of the clean views and of each mixture, by name; training adds them.
 
-    objectives_: for the views as they are, for mixtures. online, target: outputs for
-    each of pairing.calls.
+    objectives: that of the clean views and that of mixtures. online, target: outputs
+    for each of pairing.calls.
     """
-    plain, special = objectives_
+    clean_objective, mixed_objective = objectives
     calls = pairing.calls(views, len(mixtures))
     keys = [jax.random.fold_in(rng, k) for k in range(len(calls))]
-    clean = compared(plain, online[0], target[0], calls[0], memory, keys[0])
-    found = {"clean": clean.mean() * pairing.share(views)}
+    clean = compared(clean_objective, online[0], target[0], calls[0], memory, keys[0])
+    terms = {"clean": clean.mean() * pairing.share(views)}
     for k, (name, mixed) in enumerate(mixtures.items(), start=1):
-        wanted = target[k]
+        targets = target[k]
         if pairing.online_only:
-            wanted = jax.lax.stop_gradient(wanted)
-        how = special, online[k], wanted, calls[k], memory, keys[k]
+            # Also where the objective lets gradients into targets, as SimCLR does.
+            targets = jax.lax.stop_gradient(targets)
+        comparison = mixed_objective, online[k], targets, calls[k], memory, keys[k]
         if pairing.branches == "both" and mixed.partner is not None:
-            found[name] = compared(*how).mean()
+            # Un-Mix, equation 4: both sides are mixed alike, so lam drops out.
+            term = compared(*comparison).mean()
         else:
-            found[name] = mixture_loss(*how, mixed, pairing.reverse)
-        found[name] *= pairing.share(2)
-    return found
+            term = mixture_loss(*comparison, mixed, pairing.reverse)
+        # A mixture is always compared as one of two branches, however many views.
+        terms[name] = term * pairing.share(2)
+    return terms

@@ -1,12 +1,12 @@
-"""MoCo: an embedding finds its key among a queue of keys of earlier steps.
+"""MoCo: tell the key of a query from a queue of keys of earlier steps.
 
 Source: He et al., 2020 (equation 1, algorithm 1). Prediction q and target k are unit
-embeddings; the target gets no gradient, and neither does the queue, whose rows are
-those from before this step. Keys are written in the order of the views.
+embeddings; no gradient flows into the target or the queue, which is compared as it was
+before this step. Keys are written in the order of the views.
 
 queue = 0 is MoCo v3 (Chen et al., 2021, equation 1): the negatives are the other
-targets of the batch, and the loss is multiplied by 2 T. A prediction is read from the
-predictor where the network has one, as there.
+targets of the batch, and the loss is multiplied by 2 T. As there, the prediction is the
+predictor's output where the network has a predictor.
 """
 
 import jax
@@ -36,6 +36,7 @@ def make(*, queue: int, temperature: float) -> Objective:
 
     def compare(prediction, target, memory):
         if not queue:
+            # The factor of MoCo v3 makes the loss less sensitive to T.
             return 2 * temperature * among(prediction, target, temperature)
         return info_nce(prediction, target, memory["queue"], temperature)
 
@@ -47,26 +48,29 @@ def make(*, queue: int, temperature: float) -> Objective:
 
 
 def new_queue(rng: Array, length: int, width: int) -> dict:
-    """{"queue": [K, d] random directions, "pointer": [] int32, the next to go}."""
+    """{"queue": [K, d] random directions, "pointer": [] int32, the next row}."""
     rows = unit(jax.random.normal(rng, (length, width)))
     return {"queue": rows, "pointer": jnp.zeros((), jnp.int32)}
 
 
 def logits(query: Array, key: Array, queue: Array, temperature: float) -> Array:
     """[B, 1 + K]: unit queries [B, d] with their own keys [B, d], then the queue."""
-    own = (query * key).sum(axis=1, keepdims=True)  # [B, 1]
-    others = products(query, queue)  # [B, K]
-    return jnp.concatenate([own, others], axis=1) / temperature
+    positive = (query * key).sum(axis=1, keepdims=True)  # [B, 1]
+    negatives = products(query, queue)  # [B, K]
+    return jnp.concatenate([positive, negatives], axis=1) / temperature
 
 
 def info_nce(query: Array, key: Array, queue: Array, temperature: float) -> Array:
-    """Cross-entropy of each query's own key among the queue [K, d], [B] float32."""
-    found = logits(query, key, queue, temperature)
-    return jax.nn.logsumexp(found, axis=1) - found[:, 0]
+    """Cross-entropy of each query's key among it and the queue [K, d]: [B] float32."""
+    scores = logits(query, key, queue, temperature)  # [B, 1 + K]
+    return jax.nn.logsumexp(scores, axis=1) - scores[:, 0]  # MoCo, equation 1
 
 
 def enqueue(memory: dict, keys: Array) -> dict:
-    """Writes unit keys [n, d] over the oldest n rows; UsageError if n misfits K."""
+    """Overwrites the oldest n rows by unit keys [n, d].
+
+    UsageError if n does not divide K: a step's keys would wrap around the end.
+    """
     length, n = len(memory["queue"]), len(keys)
     if length % n:
         low = length // n * n

@@ -2,7 +2,7 @@
 
     q, q_m   embeddings of a view and of its mixture; k the teacher's of the other view
     g, l     means of the mixture's map outside and inside of its box
-    k_g, k_l the same of the teacher's map of the other view's mixture
+    k_g, k_l the same means of the teacher's map of the other view's mixture
     L(q, k)  MoCo's loss (He et al., 2020, equation 1) with a queue of its own for whole
              images, for insides and for outsides
 
@@ -15,7 +15,7 @@ Approach 2, where it shows the image's partner; R puts queries into partners' or
     L(q, k) + lam [L(q_m, k) + L(g, k) + L(l, k_l)]
             + (1 - lam) [L(R q_m, k) + L(R g, k) + L(R l, k_l)]
 
-Two things of approach 2 are to be chosen:
+Approach 2 leaves two choices:
 - global_positive: "key", g finds k in the queue of whole images (code: two queues);
   "region", g finds k_g in a queue of outsides (paper: three).
 - region_reverse: "paper" as above. The box of m_i shows i's partner, so (R l)_i is
@@ -41,15 +41,15 @@ class Term(NamedTuple):
     key: str  # "full", "outside" or "inside"
     queue: str  # see QUEUES
     weight: str  # "one", "lam", or "rest" for 1 - lam
-    turned: str = ""  # what is in reverse order: nothing, "query" or "both"
+    turned: str = ""  # the sides in reverse order: none, "query" or "both"
 
 
-QUEUES = {"main": "full", "local": "inside", "global": "outside"}  # name: of what keys
+QUEUES = {"main": "full", "local": "inside", "global": "outside"}  # name: kind of key
 CLEAN = {"clean": Term("full", "full", "main", "one")}
 
 
 def between_views() -> dict[str, Term]:
-    """Equation 7."""
+    """The terms of approach 1, equation 7."""
     return CLEAN | {
         "mixed": Term("mixed", "full", "main", "lam"),
         "local_global": Term("inside", "outside", "global", "rest"),
@@ -59,32 +59,32 @@ def between_views() -> dict[str, Term]:
 
 
 def within_batch(region_reverse: str, global_positive: str) -> dict[str, Term]:
-    """Equation 8; the fields: see above."""
-    whole = ("full", "main") if global_positive == "key" else ("outside", "global")
-    region = "both" if region_reverse == "consistent" else "query"
-    found = dict(CLEAN)
-    for name, how, turned in (
+    """The terms of approach 2, equation 8; the arguments: see above."""
+    positive = ("full", "main") if global_positive == "key" else ("outside", "global")
+    region_turned = "both" if region_reverse == "consistent" else "query"
+    terms = dict(CLEAN)
+    for name, contrast, turned in (
         ("mixed", ("mixed", "full", "main"), "query"),
-        ("global_global", ("outside", *whole), region),
-        ("local_local", ("inside", "inside", "local"), region),
+        ("global_global", ("outside", *positive), region_turned),
+        ("local_local", ("inside", "inside", "local"), region_turned),
     ):
-        found[name] = Term(*how, "lam")
-        found[f"{name}_reversed"] = Term(*how, "rest", turned)
-    return found
+        terms[name] = Term(*contrast, "lam")
+        terms[f"{name}_reversed"] = Term(*contrast, "rest", turned)
+    return terms
 
 
 def terms_of(
     approach: int, region_reverse: str, global_positive: str
 ) -> dict[str, Term]:
-    """The terms of an approach by name; UsageError for what it does not have."""
+    """The terms of an approach by name; UsageError for a choice it does not have."""
     if approach not in (1, 2):
         raise UsageError(f"method.approach={approach} must be 1 or 2.")
-    of = f" with approach={approach}"
-    fits = [["none"], ["region"]]
+    reverses, positives = ["none"], ["region"]
     if approach == 2:
-        fits = [["paper", "consistent"], ["key", "region"]]
-    check_name(f"method.region_reverse{of}:", region_reverse, fits[0])
-    check_name(f"method.global_positive{of}:", global_positive, fits[1])
+        reverses, positives = ["paper", "consistent"], ["key", "region"]
+    suffix = f" with approach={approach}:"
+    check_name(f"method.region_reverse{suffix}", region_reverse, reverses)
+    check_name(f"method.global_positive{suffix}", global_positive, positives)
     if approach == 1:
         return between_views()
     return within_batch(region_reverse, global_positive)
@@ -93,16 +93,17 @@ def terms_of(
 def compared(
     objective: Objective, term: Term, query: dict, key: dict, memory: dict, partner
 ) -> Array:
-    """One term, [B]; query, key: {of what: outputs with "projection" [B, d]}.
+    """The loss of one term, [B].
 
-    partner: [G, n], or None where nothing is reversed.
+    query, key: {kind: outputs with "projection" [B, d]}, the kinds as in Term.
+    partner: [G, n], or None if no term is reversed.
     """
     q, k, queue = query[term.query], key[term.key], memory[term.queue]
     if term.turned:
-        places = jnp.argsort(partner, axis=1)
+        places = jnp.argsort(partner, axis=1)  # the inverse permutation
         q = reordered(q, places)
         k = reordered(k, places) if term.turned == "both" else k
-    # MoCo draws nothing, and keys of all views are alike to it.
+    # No key and any view number: MoCo draws nothing and treats all views alike.
     q, k = objective.predict(q, queue, None), objective.target(k, queue, None, 1)
     return objective.compare(q, k, queue)
 
@@ -116,21 +117,21 @@ def total(
     lam: Array,
     partner: Array | None,
 ) -> tuple[Array, dict[str, Array]]:
-    """The weighted sum of all terms, and the mean of each without its weight.
+    """(the weighted sum of all terms, the mean of each without its weight).
 
-    lam: [B]; the others: see compared.
+    lam: [B]; the other arguments: see compared.
     """
     weight = {"one": jnp.ones_like(lam), "lam": lam, "rest": 1.0 - lam}
-    loss, found = jnp.float32(0), {}
+    loss, metrics = jnp.float32(0), {}
     for name, term in terms.items():
         each = compared(objective, term, query, key, memory, partner)  # [B]
-        found[f"loss_{name}"] = each.mean()
+        metrics[f"loss_{name}"] = each.mean()
         loss += (weight[term.weight] * each).mean()
-    return loss, found
+    return loss, metrics
 
 
 def remember(objective: Objective, memory: dict, key: dict) -> dict:
-    """Every queue with this step's keys."""
+    """The queues after this step's keys have been written."""
     return {
         name: objective.remember(queue, [key[QUEUES[name]]])
         for name, queue in memory.items()

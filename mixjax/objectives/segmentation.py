@@ -1,7 +1,7 @@
-"""The loss of semantic segmentation, with both ways to count ignored pixels.
+"""The loss of semantic segmentation, with both ways of counting ignored pixels.
 
-mmsegmentation divides by all pixels, so that an image of which less is labelled weighs
-less; torch and others divide by those that count.
+mmsegmentation divides by the number of all pixels, so that an image with fewer labelled
+pixels weighs less; torch and others divide by the number of labelled pixels.
 """
 
 import jax
@@ -15,12 +15,12 @@ Array = jax.Array
 def segmentation_cross_entropy(
     logits: Array, labels: Array, *, ignore: int, over: str
 ) -> Array:
-    """Softmax cross-entropy of every pixel -> its mean, [] float32.
+    """The mean softmax cross-entropy of all pixels, [] float32.
 
-    logits: [B, h, w, K], enlarged to the labels first, bilinear between half-pixel
-    centres. labels: [B, H, W] whole numbers, of which `ignore` gives no loss. over:
-    "all", the mean is that over all pixels, or "valid", over those not ignored (0 if
-    there is none). UsageError for another word.
+    logits: [B, h, w, K], first resized to the labels, bilinear between half-pixel
+    centres. labels: [B, H, W] integers; pixels labelled `ignore` add no loss. over:
+    "all" divides by the number of all pixels, "valid" by the number of those that are
+    not ignored (the loss is 0 if there are none); UsageError for any other word.
     """
     check_name("over", over, ["all", "valid"])
     classes = logits.shape[-1]
@@ -28,10 +28,10 @@ def segmentation_cross_entropy(
     if logits.shape[:-1] != labels.shape:
         shape = (*labels.shape, classes)
         logits = jax.image.resize(logits, shape, "linear", antialias=False)
-    own = labels.astype(jnp.int32)[..., None] == jnp.arange(classes)
-    # A sum over classes, since the gradient of taking one from them is a scatter.
-    taken = jnp.where(own, logits, 0.0).sum(axis=-1)  # [B, H, W]
-    each = jax.nn.logsumexp(logits, axis=-1) - taken
+    is_label = labels.astype(jnp.int32)[..., None] == jnp.arange(classes)
+    # A masked sum over classes: the gradient of indexing would be a scatter.
+    label_logit = jnp.where(is_label, logits, 0.0).sum(axis=-1)  # [B, H, W]
+    each = jax.nn.logsumexp(logits, axis=-1) - label_logit
     valid = labels != ignore
     total = jnp.where(valid, each, 0.0).sum()
     return total / (labels.size if over == "all" else jnp.maximum(valid.sum(), 1))

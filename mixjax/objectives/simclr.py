@@ -1,8 +1,8 @@
-"""SimCLR: an embedding finds that of the other view among those of the batch.
+"""SimCLR: tell the other view of an image from all the other images of the batch.
 
-Source: Chen et al., 2020 (equation 1, NT-Xent). Both sides get the gradient. A
-comparison is one direction: the method averages the two (as Un-Mix's base code does;
-the paper too, but not google-research/simclr, which sums).
+Source: Chen et al., 2020 (equation 1, NT-Xent). Gradients flow into both sides. A
+comparison is one direction: the method averages the two, as do the paper and the code
+that Un-Mix builds on; google-research/simclr sums them.
 """
 
 import jax
@@ -17,8 +17,8 @@ CANDIDATES = ("both", "targets")
 
 
 def make(*, temperature: float, candidates: str) -> Objective:
-    """candidates: "both", the B targets and the B - 1 other predictions (the paper);
-    "targets", the targets alone."""
+    """candidates: "both", the B targets and the B - 1 other predictions (the paper),
+    or "targets", the targets alone."""
     check_name("objective.candidates", candidates, CANDIDATES)
 
     def embed(outputs, memory, rng, view=None):
@@ -39,8 +39,10 @@ def make(*, temperature: float, candidates: str) -> Objective:
 
 def nt_xent(a: Array, b: Array, temperature: float) -> Array:
     """Cross-entropy of b_i among all b_j and all a_j but a_i; unit [B, d] -> [B]."""
-    cross = products(a, b) / temperature  # [B, B]
-    itself = jnp.eye(len(a), dtype=bool)
-    own = jnp.where(itself, -jnp.inf, products(a, a) / temperature)
-    logits = jnp.concatenate([cross, own], axis=1)  # [B, 2 B]
+    across = products(a, b) / temperature  # [B, B]
+    # An embedding is no candidate for itself: its cosine of 1 would always win.
+    diagonal = jnp.eye(len(a), dtype=bool)
+    within = jnp.where(diagonal, -jnp.inf, products(a, a) / temperature)
+    logits = jnp.concatenate([across, within], axis=1)  # [B, 2 B]
+    # SimCLR, equation 1, in one direction.
     return jax.nn.logsumexp(logits, axis=1) - (a * b).sum(axis=1) / temperature

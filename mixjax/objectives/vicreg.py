@@ -6,8 +6,8 @@
     L = invariance s + variance (v(a) + v(b)) / 2 + covariance (c(a) + c(b))
 
 Embeddings are not normalised. As in the code of the paper, s is divided by d and v
-halved; the paper's text does neither. v and c speak of a whole batch and are the same
-for every example of it.
+halved; the paper's text does neither. v and c are statistics of the whole batch and
+count equally for each of its examples.
 """
 
 import jax
@@ -29,6 +29,7 @@ def make(*, invariance: float, variance: float, covariance: float) -> Objective:
 
     def compare(a, b, memory):
         apart = jnp.square(a - b).mean(axis=1)  # [B]
+        # Scalars from here on; each is added to every example of [B].
         narrow = (hinge(a) + hinge(b)) / 2
         redundant = correlated(a) + correlated(b)
         return invariance * apart + variance * narrow + covariance * redundant
@@ -43,14 +44,14 @@ def make(*, invariance: float, variance: float, covariance: float) -> Objective:
 
 
 def hinge(x: Array) -> Array:
-    """How far the deviations of [B, d] fall short of 1, on average."""
+    """The mean shortfall from 1 of the standard deviations of [B, d]; equation 1."""
     return jax.nn.relu(1 - jnp.sqrt(x.var(axis=0, ddof=1) + 1e-4)).mean()
 
 
 def correlated(x: Array) -> Array:
-    """The squared covariances of different dimensions of [B, d], summed, over d."""
+    """The sum of the squared off-diagonal covariances of [B, d], over d; equation 4."""
     n, d = x.shape
     x = x - x.mean(axis=0)
     cov = jnp.einsum("nd,ne->de", x, x, precision="highest") / (n - 1)
-    # Not jnp.diagonal: XLA aborts on its gather within a training step on one CPU.
+    # Not jnp.diagonal: its gather makes XLA abort in a training step on a single CPU.
     return jnp.square(cov * (1 - jnp.eye(d))).sum() / d

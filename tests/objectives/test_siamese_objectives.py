@@ -413,7 +413,7 @@ def test_both_sides_share_their_sub_batches():
 )
 def test_sub_batches_that_do_not_fit(size, batch, hint):
     message = (
-        rf"objective\.size={size} .* batch of {batch} .* 4 numbers .*take .*{hint}"
+        rf"objective\.size={size} .* batch of {batch} .* 4 dimensions .*take .*{hint}"
     )
     with pytest.raises(UsageError, match=message):
         losses(make("wmse", size=size), outputs(1, batch), outputs(2, batch), {})

@@ -9,8 +9,7 @@ import pytest
 from mixjax.methods import detmix
 from mixjax.mixtures import twin_boxes, unmix
 from mixjax.models import assemble, projectors
-from mixjax.objectives import branches as sides
-from mixjax.objectives import moco, region_terms
+from mixjax.objectives import branches, moco, region_terms
 from mixjax.objectives.contrast import unit
 from mixjax.optim.schedules import Clock
 from mixjax.state import Geometry, TrainState
@@ -137,7 +136,7 @@ def released(ref, monkeypatch, shuffle):
     params = encoder_params(ref, "encoder_q")
     # Their step begins with the moving average that ours ends with.
     teacher = {"params": encoder_params(ref, "encoder_k"), "stats": {}}
-    teacher = sides.follow(teacher, params, {}, ref["hp/m"])
+    teacher = branches.follow(teacher, params, {}, ref["hp/m"])
     params["region_projector"] = region_params(
         ref["params/projection.weight"], ref["params/projection.bias"]
     )
