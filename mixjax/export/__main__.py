@@ -68,9 +68,9 @@ def export(given: dict) -> list[str]:
     """Does what the flags say; returns lines to print."""
     from mixjax.export import card, check, files, formats, hf
     from mixjax.export import weights as store
-    from mixjax.run import logs
+    from mixjax.run import console
 
-    logs.start()
+    console.start()
     errors.check_name("--to", given["to"], formats.TARGETS)
     target, to = formats.TARGETS[given["to"]], given["to"]
     checks = answer(given, "check", "no")
