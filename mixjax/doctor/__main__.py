@@ -39,30 +39,28 @@ def work(argv: list[str]) -> int:
     from mixjax.runtime import processes
 
     ignored = dict.fromkeys(processes.FLAGS)  # a run's own, so that its line fits here
-    config, flags = recipes.read(argv, workdir=None, devices=None, scan=FEW, **ignored)
-    devices.simulate(devices.count(flags["devices"]))
-    findings = Findings()
-    findings.fact("recipe", flags["config"])
+    config, given = recipes.read(argv, workdir=None, devices=None, scan=FEW, **ignored)
+    devices.simulate(devices.count(given["devices"]))
+    found = Findings()
+    found.fact("recipe", given["config"])
     line, wrong = versions.check()
-    findings.fact("versions", line)
+    found.fact("versions", line)
     for text in wrong:
-        findings.problem(text)
-    recipe = Path(flags["config"].partition(":")[0]).stem
-    findings.attempt(
-        check, findings, config, flags["workdir"] or f"runs/{recipe}", flags
-    )
-    print("\n".join(findings.lines()))
-    return errors.USAGE if findings.problems else errors.DONE
+        found.problem(text)
+    recipe = Path(given["config"].partition(":")[0]).stem
+    found.attempt(check, found, config, given["workdir"] or f"runs/{recipe}", given)
+    print("\n".join(found.lines()))
+    return errors.USAGE if found.problems else errors.DONE
 
 
-def check(findings, config, workdir: str, flags: dict) -> None:
+def check(found, config, workdir: str, given: dict) -> None:
     """All checks beyond those of versions, which may keep jax from being imported."""
     gc.disable()  # tracing makes millions of objects, nearly all of which stay
     from mixjax.doctor import diagnosis, pictures
 
     logging.getLogger("absl").setLevel(logging.ERROR)  # the libraries' own chatter
-    most = pictures.how_many(flags["scan"])
-    diagnosis.diagnose(findings, config, workdir, most)
+    most = pictures.how_many(given["scan"])
+    diagnosis.diagnose(found, config, workdir, most)
 
 
 if __name__ == "__main__":

@@ -8,35 +8,35 @@ from mixjax.doctor.findings import Findings
 from mixjax.training import build
 
 
-def diagnose(findings: Findings, config, workdir: str, most: int | None) -> None:
+def diagnose(found: Findings, config, workdir: str, most: int | None) -> None:
     """Fills `found` with what there is to say of the run that `config` describes.
 
     workdir: of the run. most: files of a split to look at, see pictures.scan. Nothing
     is compiled, and no folder stays that was not there.
     """
-    mesh = parts.make_mesh(findings, config)
-    opened = pictures.open_splits(findings, config.data)
+    mesh = parts.make_mesh(found, config)
+    opened = pictures.open_splits(found, config.data)
     for source in filter(None, opened):
-        pictures.scan(findings, source, most, config.data.threads)
-    network = findings.attempt(models.make, config.model)
+        pictures.scan(found, source, most, config.data.threads)
+    network = found.attempt(models.make, config.model)
     if network is None:
-        pictures.check_texts(findings, config.data)
-        parts.with_batches_that_fit(findings, config, mesh, None)
+        pictures.check_texts(found, config.data)
+        parts.with_batches_that_fit(found, config, mesh, None)
     else:
-        check_run(findings, config, workdir, mesh, opened, network)
-    space.workdir(findings, config, workdir)
+        check_run(found, config, workdir, mesh, opened, network)
+    space.workdir(found, config, workdir)
 
 
-def check_run(findings: Findings, config, workdir: str, mesh, opened, network) -> None:
+def check_run(found: Findings, config, workdir: str, mesh, opened, network) -> None:
     """The checks that need a network; opened: the splits, as far as they are there."""
-    parts.describe(findings, config, network)
+    parts.describe(found, config, network)
     how = config.method, network
-    method = findings.attempt(methods.make, *how, clock=parts.ANY)
-    safe = parts.with_batches_that_fit(findings, config, mesh, method)
+    method = found.attempt(methods.make, *how, clock=parts.ANY)
+    safe = parts.with_batches_that_fit(found, config, mesh, method)
     made = placeholder_data.source(config, network.geometry)
     source = opened.train or made
-    fits = pictures.fit(findings, config, source, network.geometry, mesh)
-    findings.attempt(build.check_classes, config.model, source)
+    fits = pictures.fit(found, config, source, network.geometry, mesh)
+    found.attempt(build.check_classes, config.model, source)
     known = opened.train is not None and source.size >= config.batch
 
     # From here on whatever has been refused is replaced by what fits.
@@ -48,18 +48,16 @@ def check_run(findings: Findings, config, workdir: str, mesh, opened, network) -
     source, fields["eval_batch"] = source._replace(size=size), safe.data.eval_batch
     held = dict(batch=safe.batch, seed=config.seed, mesh=mesh)
     held["opened"] = source, opened.test if opened.train else source
-    run = parts.assemble(
-        findings, safe, mesh, data.make(fields, **held), network, method
-    )
+    run = parts.assemble(found, safe, mesh, data.make(fields, **held), network, method)
     if run is None:
         return
-    parts.plan(findings, safe, run, known)
+    parts.plan(found, safe, run, known)
     kept = resident(fields, source) if known and fields["on_device"] else 0
-    space.on_devices(findings, safe, run, kept)
-    space.on_disk(findings, safe, run, workdir)
-    parts.borrowed(findings, config, run)
+    space.on_devices(found, safe, run, kept)
+    space.on_disk(found, safe, run, workdir)
+    parts.borrowed(found, config, run)
     elsewhere = data.make(fields | {"on_device": False}, **held)
-    parts.evaluators(findings, config, run, elsewhere, workdir)
+    parts.evaluators(found, config, run, elsewhere, workdir)
 
 
 def resident(fields: dict, source) -> int:

@@ -24,14 +24,14 @@ class Findings:
         if text not in self.problems:
             self.problems.append(text)
 
-    def attempt(self, function: Callable, *args, **kwargs):
+    def attempt(self, function: Callable, *args, **how):
         """function(*args, **how), or None and a problem if it raises.
 
         What it warns of is a fact.
         """
         try:
             with self._warnings():
-                return function(*args, **kwargs)
+                return function(*args, **how)
         except UsageError as error:
             self.problem(str(error))
         except Exception as error:  # a run would end in a traceback
@@ -39,9 +39,9 @@ class Findings:
             self.problem(f"it would end in an error: {type(error).__name__}: {reason}")
         return None
 
-    def holds(self, check: Callable, *args, **kwargs) -> bool:
+    def holds(self, check: Callable, *args, **how) -> bool:
         """Whether check(*args, **how) raises nothing; a problem if it does."""
-        return self.attempt(lambda: (check(*args, **kwargs), True)) is not None
+        return self.attempt(lambda: (check(*args, **how), True)) is not None
 
     @contextlib.contextmanager
     def _warnings(self) -> Iterator[None]:
@@ -57,12 +57,12 @@ class Findings:
 
     def lines(self) -> list[str]:
         """All of it, to be printed."""
-        lines, last = [], ""
+        found, last = [], ""
         for title, text in self.facts:
-            lines.append(f"{title if title != last else '':<12}{text}")
+            found.append(f"{title if title != last else '':<12}{text}")
             last = title
         if not self.problems:
-            return [*lines, "", "no problem found"]
+            return [*found, "", "no problem found"]
         count = len(self.problems)
-        lines += ["", "1 problem:" if count == 1 else f"{count} problems:"]
-        return lines + [f"{i:>3}. {text}" for i, text in enumerate(self.problems, 1)]
+        found += ["", "1 problem:" if count == 1 else f"{count} problems:"]
+        return found + [f"{i:>3}. {text}" for i, text in enumerate(self.problems, 1)]

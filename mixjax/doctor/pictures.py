@@ -36,29 +36,27 @@ def how_many(text: str) -> int | None:
     return int(text)
 
 
-def open_splits(findings: Findings, fields) -> Opened:
+def open_splits(found: Findings, fields) -> Opened:
     """Opens both splits of config.data, and says what is in them."""
     for name in ("split", "eval_split"):
-        findings.attempt(splits.parse, fields[name], f"data.{name}")
+        found.attempt(splits.parse, fields[name], f"data.{name}")
     where = fields.source, fields.directory
-    train = findings.attempt(sources.open_source, where[0], fields.split, where[1])
+    train = found.attempt(sources.open_source, where[0], fields.split, where[1])
     if train is None:
-        findings.fact(
-            "data", f"{fields.source} cannot be opened; blank pictures stand in"
-        )
+        found.fact("data", f"{fields.source} cannot be opened; blank pictures stand in")
         return Opened(None, None)
-    findings.fact("data", f"training: {describe(train)}")
+    found.fact("data", f"training: {describe(train)}")
     try:
         test = sources.open_source(
             where[0], fields.eval_split, where[1], "data.eval_split"
         )
     except MissingSplit:
-        findings.fact("data", f"held out: there is no split {fields.eval_split!r}")
+        found.fact("data", f"held out: there is no split {fields.eval_split!r}")
         return Opened(train, None)
     except UsageError as error:
-        findings.problem(str(error))
+        found.problem(str(error))
         return Opened(train, None)
-    findings.fact("data", f"held out: {describe(test)}")
+    found.fact("data", f"held out: {describe(test)}")
     return Opened(train, test)
 
 
@@ -69,20 +67,20 @@ def describe(source: Source) -> str:
     return f"{source.name}, {source.size} examples, {labels}{more}"
 
 
-def scan(findings: Findings, source: Source, most: int | None, threads: int) -> None:
+def scan(found: Findings, source: Source, most: int | None, threads: int) -> None:
     """Decodes files that are spread evenly over `source`; names those that fail.
 
     most: how many; None for FEW, or what SECONDS allow.
     """
     if source.images is not None:
-        findings.fact("files", f"{source.name}: {source.size} pictures in one array")
+        found.fact("files", f"{source.name}: {source.size} pictures in one array")
         return
-    broken, sizes = look(source, min(most or FEW, source.size), most is None, threads)
-    findings.fact("files", f"{source.name}: {sizes} of {source.size} decoded to look")
+    broken, seen = look(source, min(most or FEW, source.size), most is None, threads)
+    found.fact("files", f"{source.name}: {seen} of {source.size} decoded to look")
     if broken:
         more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
-        findings.problem(
-            f"data.source: {len(broken)} of {sizes} files of {source.name} that were "
+        found.problem(
+            f"data.source: {len(broken)} of {seen} files of {source.name} that were "
             f"looked at cannot be read: {'; '.join(broken[:NAMED])}{more}; mend or "
             f"remove them, since a run leaves them out."
         )
@@ -137,27 +135,27 @@ def of_scenes(fields, side: int) -> dict:
     return views | dict(eval_split="test", on_device=False)
 
 
-def fit(findings: Findings, config, source: Source, geometry: Geometry, mesh) -> bool:
+def fit(found: Findings, config, source: Source, geometry: Geometry, mesh) -> bool:
     """Whether the fields of config.data and its views fit `source` and the network.
 
     Each view is tried among others that fit, so that all that do not are found.
     """
     fields, safe = config.data, fitting(config.data, geometry, source)
-    settings = dict(seed=config.seed, mesh=mesh, opened=(source, None))
-    at_once = dict(batch=config.batch, **settings)
-    fits = [findings.holds(data.make, one, **at_once) for one in (fields, safe)]
+    how = dict(seed=config.seed, mesh=mesh, opened=(source, None))
+    at_once = dict(batch=config.batch, **how)
+    fits = [found.holds(data.make, one, **at_once) for one in (fields, safe)]
     tries = [safe | {"eval_view": fields.eval_view}]
     for i, view in enumerate(fields.views):
         others = safe["views"]
         tries.insert(i, safe | {"views": (*others[:i], view, *others[i + 1 :])})
     for one in tries:
-        example = lambda one=one: data.make(one, batch=1, **settings).example(geometry)
-        fits.append(findings.holds(example))
+        example = lambda one=one: data.make(one, batch=1, **how).example(geometry)
+        fits.append(found.holds(example))
     return all(fits)
 
 
-def check_texts(findings: Findings, fields) -> None:
+def check_texts(found: Findings, fields) -> None:
     """The views alone, where no network says what they should make."""
     for i, view in enumerate(fields.views):
-        findings.attempt(parse, view, f"data.views[{i}]")
-    findings.attempt(parse, fields.eval_view, "data.eval_view")
+        found.attempt(parse, view, f"data.views[{i}]")
+    found.attempt(parse, fields.eval_view, "data.eval_view")

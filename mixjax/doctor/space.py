@@ -15,7 +15,7 @@ from mixjax.run.workdir import Workdir
 TRACING = 8.0  # seconds for the estimate of activations
 
 
-def on_devices(findings: Findings, config, run, pictures: int) -> None:
+def on_devices(found: Findings, config, run, pictures: int) -> None:
     """Bytes on each device. pictures: of data that is kept there."""
     layout = run.layout
     others = layout.stats, layout.teacher, layout.memory
@@ -34,18 +34,18 @@ def on_devices(findings: Findings, config, run, pictures: int) -> None:
         with contextlib.suppress(TimeoutError), at_most(TRACING):
             return device_memory.kept(run.method.loss, layout, batch)
 
-    kept = findings.attempt(estimate)
+    kept = found.attempt(estimate)
     if kept is not None:
         parts["activations"] = kept.examples / run.mesh.size + kept.copies
-    shares = [f"{name} {device_memory.text(n)}" for name, n in parts.items() if n]
-    findings.fact(
-        "device", f"{', '.join(shares)}: {device_memory.text(sum(parts.values()))}"
+    said = [f"{name} {device_memory.text(n)}" for name, n in parts.items() if n]
+    found.fact(
+        "device", f"{', '.join(said)}: {device_memory.text(sum(parts.values()))}"
     )
     note = "(activations are what the backward pass keeps, estimated before the "
     note += "compiler fuses)"
     if kept is None:
         note = f"(activations: not estimated within {TRACING:g} s)"
-    findings.fact("device", note)
+    found.fact("device", note)
 
 
 @contextlib.contextmanager
@@ -64,21 +64,21 @@ def at_most(seconds: float):
         signal.signal(signal.SIGALRM, before)
 
 
-def workdir(findings: Findings, config, path: str) -> None:
+def workdir(found: Findings, config, path: str) -> None:
     """Whether the run may have its folder; leaves it as it was."""
     place = Path(path).expanduser().absolute()
     missing = [p for p in (place, *place.parents) if not p.exists()]
-    opened = findings.attempt(Workdir, path, config)
+    opened = found.attempt(Workdir, path, config)
     if opened is not None:
         with opened:
             if opened.finished:
-                findings.problem(
+                found.problem(
                     f"--workdir={path} holds a complete run, to which the same command "
                     f"adds nothing; take another."
                 )
         steps = whole_steps(place)
         at = f"continues at step {max(steps)}" if steps else "begins afresh"
-        findings.fact("workdir", f"{path}, {at}")
+        found.fact("workdir", f"{path}, {at}")
     with contextlib.suppress(OSError):  # such as a run that has begun meanwhile
         for folder in missing:
             (folder / ".lock").unlink(missing_ok=True)
@@ -92,7 +92,7 @@ def whole_steps(place: Path) -> list[int]:
     return [int(n) for n in names if n.isdigit() and not damage(folder / n)]
 
 
-def on_disk(findings: Findings, config, run, path: str) -> None:
+def on_disk(found: Findings, config, run, path: str) -> None:
     """Checkpoints against the free space of the workdir's disk."""
     fields, clock = config.checkpoint, run.clock
     often = clock.steps(fields.keep_every_epochs)
@@ -105,13 +105,11 @@ def on_disk(findings: Findings, config, run, path: str) -> None:
     free = shutil.disk_usage(disk).free
     need = max(most - there, 1) * size
     each, room = device_memory.text(size), device_memory.text(free)
-    findings.fact(
-        "checkpoint", f"{each} each, at most {most} at a time; {room} are free"
-    )
+    found.fact("checkpoint", f"{each} each, at most {most} at a time; {room} are free")
     if need > free:
         fits = free // size + there - 1 - for_good
         less = f", or checkpoint.keep={fits}" if fits >= 1 else ""
-        findings.problem(
+        found.problem(
             f"--workdir={path}: {most} checkpoints of {each} need "
             f"{device_memory.text(need)} more, but {room} are free on the disk of "
             f"{disk}; take another{less}."

@@ -19,13 +19,11 @@ PLUGIN = re.compile(r"jax-(cuda\d+)-(plugin|pjrt)")
 
 def installed() -> dict[str, importlib.metadata.Distribution]:
     """{name: package} of all that Python finds; the first of a name counts."""
-    requirements = {}
+    found = {}
     for package in importlib.metadata.distributions():
         if package.metadata["Name"]:
-            requirements.setdefault(
-                canonicalize_name(package.metadata["Name"]), package
-            )
-    return requirements
+            found.setdefault(canonicalize_name(package.metadata["Name"]), package)
+    return found
 
 
 def check(file: Path = FILE) -> tuple[str, list[str]]:
@@ -59,29 +57,27 @@ def requirements(file: Path) -> list[Requirement]:
 
 def bounds(wanted: list[Requirement], packages: dict) -> list[str]:
     """A sentence for each package that is absent or outside of what another asks."""
-    messages, visited = [], set()
+    found, seen = [], set()
     rest = [("requirements.txt", requirement) for requirement in wanted]
     while rest:
         who, requirement = rest.pop(0)
         name = canonicalize_name(requirement.name)
-        if (who, name) in visited:
+        if (who, name) in seen:
             continue
-        visited.add((who, name))
+        seen.add((who, name))
         mend = f'run pip install "{requirement.name}{requirement.specifier}"'
         if name not in packages:
-            messages.append(
-                f"{who} needs {requirement.name}, which is not here; {mend}."
-            )
+            found.append(f"{who} needs {requirement.name}, which is not here; {mend}.")
             continue
         version = packages[name].version
         if not requirement.specifier.contains(version, prereleases=True):
-            messages.append(
+            found.append(
                 f"{who} needs {requirement.name}{requirement.specifier}, but "
                 f"{version} is here; {mend}."
             )
         whole = f"{requirement.name} {version}"
         rest += [(whole, needed) for needed in needs(packages[name], requirement)]
-    return messages
+    return found
 
 
 def needs(package: importlib.metadata.Distribution, wanted: Requirement) -> list:
@@ -98,20 +94,20 @@ def needs(package: importlib.metadata.Distribution, wanted: Requirement) -> list
 def pairs(versions: dict[str, str]) -> list[str]:
     """A sentence for each pair of packages whose versions must be the same."""
     jax, jaxlib = versions.get("jax"), versions.get("jaxlib")
-    messages = []
+    found = []
     if jax and jaxlib and jax != jaxlib:
-        messages.append(
+        found.append(
             f"jax is {jax}, but jaxlib is {jaxlib}; they must be the same: "
             f"run pip install jax=={jax} jaxlib=={jax}."
         )
     gpu = {name: PLUGIN.fullmatch(name)[1] for name in versions if PLUGIN.match(name)}
     for name, kind in gpu.items():
         if jaxlib and versions[name] != jaxlib:
-            messages.append(
+            found.append(
                 f"{name} is {versions[name]}, but jaxlib is {jaxlib}; they must be the "
                 f'same: run pip install "jax[{kind}]=={jaxlib}".'
             )
     if len(set(gpu.values())) > 1:
         kinds = " and ".join(sorted(set(gpu.values())))
-        messages.append(f"jax has plugins for {kinds}; uninstall all but one.")
-    return messages
+        found.append(f"jax has plugins for {kinds}; uninstall all but one.")
+    return found

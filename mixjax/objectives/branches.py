@@ -113,8 +113,8 @@ def forward(
         sizes.setdefault(jax.tree.leaves(x)[0].shape, []).append(branch)
     for same in sizes.values():
         x = jax.tree.map(lambda *batches: interleave(batches), *map(inputs.get, same))
-        result, stats = run(x, stats)
-        outputs |= zip(same, separate(result, len(same)), strict=True)
+        found, stats = run(x, stats)
+        outputs |= zip(same, separate(found, len(same)), strict=True)
     return outputs, stats
 
 
@@ -157,12 +157,12 @@ def teach(
     for number, (branch, x) in enumerate(images.items()):
         order = jax.random.permutation(jax.random.fold_in(rng, number), x.shape[0])
         x = jnp.take(x, order, axis=0) if shuffle else x
-        result, stats = network.run(
+        found, stats = network.run(
             teacher["params"], stats, {"images": x}, parts, train=True
         )
-        result = {k: v for k, v in result.items() if k in BY_EXAMPLE}
+        found = {k: v for k, v in found.items() if k in BY_EXAMPLE}
         back = jnp.argsort(order)[None]
-        outputs[branch] = reordered(result, back) if shuffle else result
+        outputs[branch] = reordered(found, back) if shuffle else found
     return jax.lax.stop_gradient((outputs, stats))
 
 

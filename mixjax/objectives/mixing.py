@@ -102,9 +102,9 @@ def compared(
     """The sum of an objective's comparisons over `pairs`, [B]; one key for them all."""
     total = 0.0
     for i, j in pairs:
-        expected = objective.target(target[j], memory, rng, j.view)
-        prediction = objective.predict(online[i], memory, rng)
-        total += objective.compare(prediction, expected, memory)  # [B]
+        wanted = objective.target(target[j], memory, rng, j.view)
+        found = objective.predict(online[i], memory, rng)
+        total += objective.compare(found, wanted, memory)  # [B]
     return total
 
 
@@ -156,15 +156,15 @@ def losses(
     calls = pairing.calls(views, len(mixtures))
     keys = [jax.random.fold_in(rng, k) for k in range(len(calls))]
     clean = compared(plain, online[0], target[0], calls[0], memory, keys[0])
-    terms = {"clean": clean.mean() * pairing.share(views)}
+    found = {"clean": clean.mean() * pairing.share(views)}
     for k, (name, mixed) in enumerate(mixtures.items(), start=1):
-        targets = target[k]
+        wanted = target[k]
         if pairing.online_only:
-            targets = jax.lax.stop_gradient(targets)
-        arguments = special, online[k], targets, calls[k], memory, keys[k]
+            wanted = jax.lax.stop_gradient(wanted)
+        how = special, online[k], wanted, calls[k], memory, keys[k]
         if pairing.branches == "both" and mixed.partner is not None:
-            terms[name] = compared(*arguments).mean()
+            found[name] = compared(*how).mean()
         else:
-            terms[name] = mixture_loss(*arguments, mixed, pairing.reverse)
-        terms[name] *= pairing.share(2)
-    return terms
+            found[name] = mixture_loss(*how, mixed, pairing.reverse)
+        found[name] *= pairing.share(2)
+    return found

@@ -54,15 +54,15 @@ def new_queue(rng: Array, length: int, width: int) -> dict:
 
 def logits(query: Array, key: Array, queue: Array, temperature: float) -> Array:
     """[B, 1 + K]: unit queries [B, d] with their own keys [B, d], then the queue."""
-    positives = (query * key).sum(axis=1, keepdims=True)  # [B, 1]
+    own = (query * key).sum(axis=1, keepdims=True)  # [B, 1]
     others = products(query, queue)  # [B, K]
-    return jnp.concatenate([positives, others], axis=1) / temperature
+    return jnp.concatenate([own, others], axis=1) / temperature
 
 
 def info_nce(query: Array, key: Array, queue: Array, temperature: float) -> Array:
     """Cross-entropy of each query's own key among the queue [K, d], [B] float32."""
-    logits_by_candidate = logits(query, key, queue, temperature)
-    return jax.nn.logsumexp(logits_by_candidate, axis=1) - logits_by_candidate[:, 0]
+    found = logits(query, key, queue, temperature)
+    return jax.nn.logsumexp(found, axis=1) - found[:, 0]
 
 
 def enqueue(memory: dict, keys: Array) -> dict:

@@ -33,8 +33,8 @@ def weights(mask: Array, grid: tuple[int, int]) -> Array:
     Shares sum to 1, so a linear layer may come before or after the mean.
     """
     rows, columns = map(bilinear, mask.shape[1:], grid)
-    weights = jnp.einsum("gij,ih,jw->ghw", mask, rows, columns, precision="highest")
-    return weights / mask.sum(axis=(1, 2))[:, None, None]
+    found = jnp.einsum("gij,ih,jw->ghw", mask, rows, columns, precision="highest")
+    return found / mask.sum(axis=(1, 2))[:, None, None]
 
 
 def region_mean(features: Array, mask: Array) -> Array:

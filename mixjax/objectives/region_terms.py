@@ -62,15 +62,15 @@ def within_batch(region_reverse: str, global_positive: str) -> dict[str, Term]:
     """Equation 8; the fields: see above."""
     whole = ("full", "main") if global_positive == "key" else ("outside", "global")
     region = "both" if region_reverse == "consistent" else "query"
-    terms = dict(CLEAN)
+    found = dict(CLEAN)
     for name, how, turned in (
         ("mixed", ("mixed", "full", "main"), "query"),
         ("global_global", ("outside", *whole), region),
         ("local_local", ("inside", "inside", "local"), region),
     ):
-        terms[name] = Term(*how, "lam")
-        terms[f"{name}_reversed"] = Term(*how, "rest", turned)
-    return terms
+        found[name] = Term(*how, "lam")
+        found[f"{name}_reversed"] = Term(*how, "rest", turned)
+    return found
 
 
 def terms_of(
@@ -121,12 +121,12 @@ def total(
     lam: [B]; the others: see compared.
     """
     weight = {"one": jnp.ones_like(lam), "lam": lam, "rest": 1.0 - lam}
-    loss, metrics = jnp.float32(0), {}
+    loss, found = jnp.float32(0), {}
     for name, term in terms.items():
         each = compared(objective, term, query, key, memory, partner)  # [B]
-        metrics[f"loss_{name}"] = each.mean()
+        found[f"loss_{name}"] = each.mean()
         loss += (weight[term.weight] * each).mean()
-    return loss, metrics
+    return loss, found
 
 
 def remember(objective: Objective, memory: dict, key: dict) -> dict:

@@ -28,9 +28,9 @@ def segmentation_cross_entropy(
     if logits.shape[:-1] != labels.shape:
         shape = (*labels.shape, classes)
         logits = jax.image.resize(logits, shape, "linear", antialias=False)
-    is_label = labels.astype(jnp.int32)[..., None] == jnp.arange(classes)
+    own = labels.astype(jnp.int32)[..., None] == jnp.arange(classes)
     # A sum over classes, since the gradient of taking one from them is a scatter.
-    taken = jnp.where(is_label, logits, 0.0).sum(axis=-1)  # [B, H, W]
+    taken = jnp.where(own, logits, 0.0).sum(axis=-1)  # [B, H, W]
     each = jax.nn.logsumexp(logits, axis=-1) - taken
     valid = labels != ignore
     total = jnp.where(valid, each, 0.0).sum()

@@ -41,6 +41,6 @@ def nt_xent(a: Array, b: Array, temperature: float) -> Array:
     """Cross-entropy of b_i among all b_j and all a_j but a_i; unit [B, d] -> [B]."""
     cross = products(a, b) / temperature  # [B, B]
     itself = jnp.eye(len(a), dtype=bool)
-    same_side = jnp.where(itself, -jnp.inf, products(a, a) / temperature)
-    logits = jnp.concatenate([cross, same_side], axis=1)  # [B, 2 B]
+    own = jnp.where(itself, -jnp.inf, products(a, a) / temperature)
+    logits = jnp.concatenate([cross, own], axis=1)  # [B, 2 B]
     return jax.nn.logsumexp(logits, axis=1) - (a * b).sum(axis=1) / temperature

@@ -474,9 +474,9 @@ def test_networks_and_data_that_do_not_fit():
         method = methods.make(config.method, models.make(config.model), clock=CLOCK)
         return jax.eval_shape(method.init, jax.random.key(0), batch)
 
-    with pytest.raises(UsageError, match="two views, not 3"):
+    with pytest.raises(UsageError, match="two, not 3"):
         born(recipe("paper"), 3)
-    with pytest.raises(UsageError, match="two views, not 1"):
+    with pytest.raises(UsageError, match="two, not 1"):
         born(recipe("a1"), 1)
     narrow = recipe("paper", model__region_projector__width=5)
     with pytest.raises(UsageError, match="width=5 must be the 12 of model.projector"):

@@ -68,7 +68,7 @@ def parted(params, features, mask):
     network = network_of(Patches(8, depth), width, mask.shape[1])
     maps = jnp.asarray(features).transpose(0, 2, 3, 1)
     whole = {"region_projector": params}
-    return detmix.pool_regions(network, whole, maps, mask[..., None])
+    return detmix.regions(network, whole, maps, mask[..., None])
 
 
 def memory_of(ref, *names):
