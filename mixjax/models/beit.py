@@ -64,8 +64,8 @@ class Attention(nn.Module):
     ) -> tuple[Array, dict]:
         """bias: [heads, 1 + L, 1 + L], of positions. choose: see attention.attend."""
         d = x.shape[-1]
-        options = {"use_bias": False, "kernel_init": NORMAL}
-        qkv = dense(3 * d, self.dtype, "qkv", **options)(x)  # [B, 1 + L, 3 D]
+        how = {"use_bias": False, "kernel_init": NORMAL}
+        qkv = dense(3 * d, self.dtype, "qkv", **how)(x)  # [B, 1 + L, 3 D]
         query, key, value = jnp.split(qkv, 3, axis=-1)
         query = query + self.param("q_bias", ZEROS, (d,)).astype(self.dtype)
         value = value + self.param("v_bias", ZEROS, (d,)).astype(self.dtype)
@@ -97,8 +97,8 @@ class Block(nn.Module):
         """
         scale = nn.initializers.constant(self.layer_scale)
         gamma = [self.param(f"gamma_{i}", scale, x.shape[-1:]) for i in (1, 2)]
-        settings = self.grid, self.heads, self.layer, self.dtype
-        attention = Attention(*settings, name="attn")
+        how = self.grid, self.heads, self.layer, self.dtype
+        attention = Attention(*how, name="attn")
         mixed, notes = attention(layer_norm(self.dtype, "norm1")(x), bias, choose)
         x = x + drop(0, gamma[0] * mixed)
         inits = NORMAL, damped(self.layer)
@@ -146,8 +146,8 @@ class Beit(nn.Module):
 
     def embed(self, images: Array) -> Array:
         """[B, H, W, C] -> [B, L, D] float32."""
-        settings = self.patch, self.width, NORMAL, ZEROS, self.dtype
-        return PatchEmbed(*settings, name="patch_embed")(images).astype(jnp.float32)
+        how = self.patch, self.width, NORMAL, ZEROS, self.dtype
+        return PatchEmbed(*how, name="patch_embed")(images).astype(jnp.float32)
 
     @nn.compact
     def __call__(
@@ -178,20 +178,13 @@ class Beit(nn.Module):
         x = jnp.concatenate([cls, x], axis=1)  # [B', 1 + L, D]
         shared = self.relative == "shared"
         bias = relative_bias(self, self.grid, self.heads) if shared else None
-        table_grid = None if shared else self.grid
+        own = None if shared else self.grid
         key = self.make_rng("dropout") if train and self.drop_path > 0 else None
         drop = stochastic_depth.dropper(key, self.drop_path, self.depth)
 
         def block(layer, **kwargs):
-            settings = (
-                table_grid,
-                self.heads,
-                self.mlp_ratio,
-                self.layer_scale,
-                layer,
-                self.dtype,
-            )
-            return Block(*settings, **kwargs)
+            how = own, self.heads, self.mlp_ratio, self.layer_scale, layer, self.dtype
+            return Block(*how, **kwargs)
 
         def run(block, x, layer):
             chosen = None if choose is None else functools.partial(choose, layer)
@@ -205,8 +198,8 @@ class Beit(nn.Module):
             x = layer_norm(jnp.float32, "norm")(x)
             features = x[:, 0] if self.pool == "class" else x[:, 1:].mean(axis=1)
         tokens_map = x[:, 1:].reshape(len(x), *self.grid, self.width)  # [B', h, w, D]
-        outputs = {"tokens": x, "map": tokens_map, "features": features}
-        return outputs | {"embedding": embedding, "notes": notes}
+        found = {"tokens": x, "map": tokens_map, "features": features}
+        return found | {"embedding": embedding, "notes": notes}
 
 
 make = Beit

@@ -43,8 +43,8 @@ def make(
         raise UsageError(f"model.norm.momentum={momentum} is not between 0 and 1.")
     if eps <= 0:
         raise UsageError(f"model.norm.eps={eps} must be more than 0.")
-    settings = {"groups": groups, "interleaved": interleaved, "momentum": momentum}
-    return functools.partial(BatchNorm, **settings, eps=eps, unbiased=unbiased)
+    how = {"groups": groups, "interleaved": interleaved, "momentum": momentum}
+    return functools.partial(BatchNorm, **how, eps=eps, unbiased=unbiased)
 
 
 def missing(**_) -> None:
@@ -77,17 +77,17 @@ class BatchNorm(nn.Module):
         axes as x but the last, each as long as in x or 1; None: all. All positions are
         normalised. A group with no position left moves no running statistic.
         """
-        width, inputs = x.shape[-1:], x
+        width, given = x.shape[-1:], x
         mean = self.variable("batch_stats", "mean", jnp.zeros, width, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, width, jnp.float32)
         if train:
             x, axis = grouped(x, self.groups, self.interleaved)
             if weights is None:
                 use = moments(x.astype(jnp.float32), axis)  # [G, C], but for axes of 1
-                count = inputs.size // width[0] // self.groups
+                count = given.size // width[0] // self.groups
                 self.remember(mean, var, *use, count=count)
             else:
-                weights = self.cut(weights, inputs.shape)
+                weights = self.cut(weights, given.shape)
                 *use, count = weighted_moments(x.astype(jnp.float32), weights, axis)
                 self.remember_weighted(mean, var, *use, count)
         else:
@@ -97,7 +97,7 @@ class BatchNorm(nn.Module):
             factor = factor * self.param("scale", self.scale_init, width)
             shift = self.param("bias", nn.initializers.zeros, width)
         x = (x.astype(jnp.float32) - use[0]) * factor + shift
-        return x.reshape(inputs.shape).astype(inputs.dtype)
+        return x.reshape(given.shape).astype(given.dtype)
 
     def remember(self, mean, var, batch_mean: Array, batch_var: Array, count: int):
         """Moves the running statistics by those of groups of `count` values each."""

@@ -49,19 +49,12 @@ class Res5(nn.Module):
     ) -> dict:
         """regions [R, P, P, D]; valid [R] bool, whether a row holds a region."""
         block, x = rematerialised(self.remat), regions
-        weights = valid.astype(jnp.float32)[:, None, None]  # [R, 1, 1]
+        seen = valid.astype(jnp.float32)[:, None, None]  # [R, 1, 1]
         for j in range(self.layers):
-            settings = (
-                self.block,
-                self.width,
-                1 if j else 2,
-                False,
-                self.norm,
-                self.dtype,
-            )
-            x = block(*settings, name=f"layer4_{j}")(x, train, weights)
+            how = self.block, self.width, 1 if j else 2, False, self.norm, self.dtype
+            x = block(*how, name=f"layer4_{j}")(x, train, seen)
         if self.extra_norm:
             ones = nn.initializers.ones
             norm = self.norm(affine=True, scale_init=ones, name="norm")
-            x = norm(x, train=train, weights=weights)
+            x = norm(x, train=train, weights=seen)
         return {"regions": x}

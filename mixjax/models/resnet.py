@@ -86,7 +86,7 @@ class Block(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Array, train: bool, weights: Array | None = None) -> Array:
+    def __call__(self, x: Array, train: bool, seen: Array | None = None) -> Array:
         """seen: weights [B, h, w] (or with axes of 1) of places for batch statistics.
 
         train is positional, as jax.checkpoint wants what is not an array.
@@ -94,7 +94,7 @@ class Block(nn.Module):
 
         def norm(y, name, scale_init=nn.initializers.ones):
             module = self.norm(affine=True, scale_init=scale_init, name=name)
-            return module(y, train=train, weights=weights)
+            return module(y, train=train, weights=seen)
 
         sides, strides, widths = [3, 3], [self.stride, 1], [self.width, self.width]
         if self.kind == "bottleneck":
@@ -102,7 +102,7 @@ class Block(nn.Module):
             widths = [self.width, self.width, 4 * self.width]
         y, last = x, len(sides)
         for i, how in enumerate(zip(widths, sides, strides, strict=True), start=1):
-            y, weights = conv(*how, self.dtype, f"conv{i}")(y), strided(weights, how[2])
+            y, seen = conv(*how, self.dtype, f"conv{i}")(y), strided(seen, how[2])
             zero = self.zero_init and i == last
             scale = nn.initializers.zeros if zero else nn.initializers.ones
             y = norm(y, f"bn{i}", scale)
@@ -175,12 +175,12 @@ class ResNet(nn.Module):
         init = KAIMING
         if self.stem_init == "torch_default":
             init = torch_default(side * side * self.channels)
-        options = {"padding": padding, "kernel_init": init}
-        x = conv(self.stem_width, side, stride, self.dtype, "conv1", **options)(x)
-        weights = None if hw is None else inside(hw, stride, x.shape[1:3])
+        how = {"padding": padding, "kernel_init": init}
+        x = conv(self.stem_width, side, stride, self.dtype, "conv1", **how)(x)
+        seen = None if hw is None else inside(hw, stride, x.shape[1:3])
         norm = self.norm(affine=True, scale_init=nn.initializers.ones, name="bn1")
-        x = nn.relu(norm(x, train=train, weights=weights))
-        return (max_pool(x), strided(weights, 2)) if pool else (x, weights)
+        x = nn.relu(norm(x, train=train, weights=seen))
+        return (max_pool(x), strided(seen, 2)) if pool else (x, seen)
 
     @nn.compact
     def __call__(
@@ -199,17 +199,17 @@ class ResNet(nn.Module):
         for `stages`, the maps after every stage, all float32.
         """
         block, maps = rematerialised(self.remat), []
-        x, weights = self.stem_layers(inputs["images"], train, hw)
+        x, seen = self.stem_layers(inputs["images"], train, hw)
         for i, count in enumerate(self.layers):
             for j in range(count):
                 stride = 2 if i and not j else 1
-                settings = self.block, self.widths[i], stride, self.zero_init
-                settings += self.norm, self.dtype
-                x = block(*settings, name=f"layer{i + 1}_{j}")(x, train, weights)
-                weights = strided(weights, stride)
+                how = self.block, self.widths[i], stride, self.zero_init
+                how += self.norm, self.dtype
+                x = block(*how, name=f"layer{i + 1}_{j}")(x, train, seen)
+                seen = strided(seen, stride)
             maps.append(x.astype(jnp.float32))
-        outputs = {"map": maps[-1], "features": maps[-1].mean(axis=(1, 2))}
-        return outputs | ({"stages": tuple(maps)} if stages else {})
+        found = {"map": maps[-1], "features": maps[-1].mean(axis=(1, 2))}
+        return found | ({"stages": tuple(maps)} if stages else {})
 
 
 make = ResNet

@@ -78,8 +78,8 @@ class Block(nn.Module):
         self, x: Array, drop: Callable, choose: Callable | None
     ) -> tuple[Array, dict]:
         """drop: (branch, y) -> y, of stochastic depth. choose: see attention.attend."""
-        settings = self.heads, self.window, self.shift, self.dtype
-        attention = WindowAttention(*settings, name="attn")
+        how = self.heads, self.window, self.shift, self.dtype
+        attention = WindowAttention(*how, name="attn")
         mixed, notes = attention(layer_norm(self.dtype, "norm1")(x), choose)
         x = x + drop(0, mixed.astype(jnp.float32))
         mlp = Mlp(self.mlp_ratio, (NORMAL, NORMAL), self.dtype, name="mlp")
@@ -100,8 +100,8 @@ class PatchMerging(nn.Module):
         b, h, w, d = x.shape
         x = x.reshape(b, h // 2, 2, w // 2, 2, d).transpose(0, 1, 3, 4, 2, 5)
         x = layer_norm(self.dtype, "norm")(x.reshape(b, h // 2, w // 2, 4 * d))
-        options = {"use_bias": False, "kernel_init": NORMAL}
-        return dense(2 * d, self.dtype, "reduction", **options)(x).astype(jnp.float32)
+        how = {"use_bias": False, "kernel_init": NORMAL}
+        return dense(2 * d, self.dtype, "reduction", **how)(x).astype(jnp.float32)
 
 
 class Stage(nn.Module):
@@ -127,16 +127,16 @@ class Stage(nn.Module):
 
         def block(layer, **kwargs):
             shift = self.shift if layer % 2 else 0
-            settings = self.heads, self.window, shift, self.mlp_ratio, self.dtype
-            return Block(*settings, **kwargs)
+            how = self.heads, self.window, shift, self.mlp_ratio, self.dtype
+            return Block(*how, **kwargs)
 
         def run(block, x, layer):
             chosen = None if choose is None else functools.partial(choose, layer)
             return block(x, lambda branch, y: drop(layer, branch, y), chosen)
 
         # Blocks differ by their shift, so none of them can stand for all in a scan.
-        options = {"remat": self.remat, "scan": False, "run": run}
-        x, notes = run_blocks(self, block, self.depth, x, **options)
+        how = {"remat": self.remat, "scan": False, "run": run}
+        x, notes = run_blocks(self, block, self.depth, x, **how)
         after = PatchMerging(self.dtype, name="merge")(x) if self.merge else x
         return x, after, notes
 
@@ -202,8 +202,8 @@ class Swin(nn.Module):
         """
         # The official code resets linear layers only, not this convolution.
         init = torch_default(self.patch**2 * self.channels)
-        settings = self.patch, self.width, init, init, self.dtype
-        embed = PatchEmbed(*settings, name="patch_embed")(inputs["images"])
+        how = self.patch, self.width, init, init, self.dtype
+        embed = PatchEmbed(*how, name="patch_embed")(inputs["images"])
         embedding = layer_norm(jnp.float32, "patch_norm")(embed)  # [B, L, D]
         x = embedding if select is None else select(embedding)  # [B', L, D]
         shape = (1, 1, self.width)
@@ -214,18 +214,16 @@ class Swin(nn.Module):
         stages = []
         for i, depth in enumerate(self.depths):
             first, last = sum(self.depths[:i]), i == len(self.depths) - 1
-            settings = depth, self.heads[i], *windows.in_map(x.shape[1:3], self.window)
-            settings += self.mlp_ratio, not last, self.remat, self.dtype
-            stage = Stage(*settings, name=f"stage_{i}")
-            drop_in_stage = lambda layer, *branch, first=first: drop(
-                first + layer, *branch
-            )
+            how = depth, self.heads[i], *windows.in_map(x.shape[1:3], self.window)
+            how += self.mlp_ratio, not last, self.remat, self.dtype
+            stage = Stage(*how, name=f"stage_{i}")
+            own = lambda layer, *branch, first=first: drop(first + layer, *branch)
             # [B', h, w, D], then half and twice that
-            before, x, notes = stage(x, drop_in_stage, choose if last else None)
+            before, x, notes = stage(x, own, choose if last else None)
             stages.append(before)
         x = layer_norm(jnp.float32, "norm")(x)
-        outputs = {"map": x, "features": x.mean(axis=(1, 2)), "embedding": embedding}
-        return outputs | {"stages": tuple(stages), "notes": notes}
+        found = {"map": x, "features": x.mean(axis=(1, 2)), "embedding": embedding}
+        return found | {"stages": tuple(stages), "notes": notes}
 
 
 make = Swin

@@ -120,8 +120,8 @@ def run_blocks(
     if parent.is_initializing():
         notes = []
         for i, name in enumerate(names):
-            x, layer_notes = run(block(i, name=name), x, i)
-            notes.append(layer_notes)
+            x, found = run(block(i, name=name), x, i)
+            notes.append(found)
         return x, stack_notes(notes)
 
     def layer(params, x, i):
@@ -135,8 +135,8 @@ def run_blocks(
             one = functools.partial(layer, i=i)
             if remat != "none":
                 one = jax.checkpoint(one, policy=REMAT[remat])
-            x, layer_notes = one(p, x)
-            notes.append(layer_notes)
+            x, found = one(p, x)
+            notes.append(found)
         return x, stack_notes(notes)
     if remat != "none":
         layer = jax.checkpoint(layer, policy=REMAT[remat])
@@ -276,17 +276,17 @@ class ViT(nn.Module):
                 notes = notes | {"watched": x}
             return x, notes
 
-        options = {"remat": self.remat, "scan": self.scan, "run": run}
-        x, notes = run_blocks(self, block, self.depth, x, **options)
+        how = {"remat": self.remat, "scan": self.scan, "run": run}
+        x, notes = run_blocks(self, block, self.depth, x, **how)
         watched = {} if watch is None else {"watched": notes.pop("watched")[0]}
         if self.pool == "mean_norm":
             features = layer_norm(jnp.float32, "fc_norm")(x[:, c:].mean(axis=1))
         else:
             x = layer_norm(jnp.float32, "norm")(x)
             features = x[:, 0] if self.pool == "class" else x[:, c:].mean(axis=1)
-        outputs = {"tokens": x, "features": features, "embedding": embedding}
-        outputs["positions"] = table[1:]
-        return outputs | watched | {"notes": notes}
+        found = {"tokens": x, "features": features, "embedding": embedding}
+        found["positions"] = table[1:]
+        return found | watched | {"notes": notes}
 
 
 def _same_layer(layer, watch: int) -> bool:
