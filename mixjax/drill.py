@@ -55,13 +55,13 @@ def last_step(workdir: Path) -> int:
     """The newest step in metrics.jsonl, 0 without one."""
     file = workdir / "metrics.jsonl"
     lines = file.read_bytes().splitlines() if file.exists() else []
-    found = 0
+    last_step = 0
     for line in lines:
         try:
-            found = max(found, json.loads(line)["step"])
+            last_step = max(last_step, json.loads(line)["step"])
         except ValueError:
             continue  # half a line, of a run that was killed
-    return found
+    return last_step
 
 
 def saved_step(workdir: Path) -> int:
@@ -94,8 +94,8 @@ def expect(code: int, codes: tuple, workdir: Path) -> None:
     """UsageError with what the run said last, unless it ended with one of `codes`."""
     if code not in codes:
         text = workdir.with_name(workdir.name + ".txt").read_text().strip()
-        said = text.splitlines()[-1] if text else "nothing"
-        raise errors.UsageError(f"the run ended with {code} and said: {said}")
+        last_line = text.splitlines()[-1] if text else "nothing"
+        raise errors.UsageError(f"the run ended with {code} and said: {last_line}")
 
 
 def strike(flags: list[str], workdir: Path, number: int, seconds: float) -> Blow | None:
@@ -114,9 +114,9 @@ def strike(flags: list[str], workdir: Path, number: int, seconds: float) -> Blow
 
 def arrays(workdir: Path) -> dict:
     """{path: array} of the newest checkpoint."""
-    from mixjax.run import checkpoints, logs
+    from mixjax.run import checkpoints, console
 
-    logs.start()  # without orbax' own
+    console.start()  # without orbax' own
     with checkpoints.opened(str(workdir), "workdir") as (manager, step):
         tree = manager.item_metadata(step)["state"].tree
         return checkpoints.by_path(checkpoints.read_arrays(manager, step, tree))
@@ -134,9 +134,9 @@ def differences(one: Path, two: Path) -> list[str]:
         return (x.dtype, x.shape, x.tobytes()) == (y.dtype, y.shape, y.tobytes())
 
     both = first.keys() & second.keys()
-    found = [name for name in names if name not in both or not same(name)]
+    differing = [name for name in names if name not in both or not same(name)]
     text = [(folder / "metrics.jsonl").read_bytes() for folder in (one, two)]
-    return found + ["metrics.jsonl"] * (text[0] != text[1])
+    return differing + ["metrics.jsonl"] * (text[0] != text[1])
 
 
 def row(name: str, blows: list[Blow], differ: list[str]) -> str:

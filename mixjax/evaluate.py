@@ -45,10 +45,10 @@ def measure(workdir: str, text: str | None, changes: dict) -> list[str]:
     if text:
         config.evals = recipes.load(text, "--evals")
         config = recipes.override(config, fields)
-    how = dict(sets=run.sets, method=run.method, network=run.network, mesh=mesh)
-    how |= dict(workdir=workdir, check=lambda: None, clock=Clock(1, 1))
-    how["recipe"] = config
-    kept = [e for e in evals.make(config.evals, **how) if e.kept]
+    context = dict(sets=run.sets, method=run.method, network=run.network, mesh=mesh)
+    context |= dict(workdir=workdir, check=lambda: None, clock=Clock(1, 1))
+    context["recipe"] = config
+    kept = [e for e in evals.make(config.evals, **context) if e.kept]
     if not kept:
         raise errors.UsageError(
             f"--workdir={workdir}: nothing of config.evals can be measured on its data."
@@ -57,9 +57,9 @@ def measure(workdir: str, text: str | None, changes: dict) -> list[str]:
     keep = ledger.keeper(workdir, config, total, meshes.hardware(mesh))
     lines = []
     for evaluator in kept:
-        found = evaluator.run(run.state, run.step, None)
-        path = keep(run.step, found)
-        lines += [f"{name:<32} {value:10.6g}" for name, value in found.items()]
+        metrics = evaluator.run(run.state, run.step, None)
+        path = keep(run.step, metrics)
+        lines += [f"{name:<32} {value:10.6g}" for name, value in metrics.items()]
         lines += [f"written to {path}"]
     return lines
 

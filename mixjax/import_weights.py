@@ -150,9 +150,9 @@ def make(flags: dict, fields: dict) -> list[str]:
     from mixjax.export import __main__ as export
     from mixjax.export import read_foreign
     from mixjax.export import weights as store
-    from mixjax.run import logs
+    from mixjax.run import console
 
-    logs.start()
+    console.start()
     path, workdir = (Path(flags[k]).expanduser() for k in ("from", "workdir"))
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise UsageError(f"--workdir={workdir} exists already; name a new folder.")

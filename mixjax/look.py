@@ -47,13 +47,13 @@ def maps(runs: dict[str, Run], count: int, mesh):
     columns = {}
     for name, one in runs.items():
         kind, show = sight(one)
-        found = pictures.painter(show, count, one.sets, mesh)(one.state)
+        panels = pictures.painter(show, count, one.sets, mesh)(one.state)
         view = one.sets.eval_view
-        images = pictures.to_pixels(found["images"], view.mean, view.std)
+        images = pictures.to_pixels(panels["images"], view.mean, view.std)
         columns.setdefault("input", images)
         if images.shape != columns["input"].shape:
             raise errors.UsageError("--beside: its pictures have another size.")
-        lit = attention.overlay(images, found["maps"])
+        lit = attention.overlay(images, panels["maps"])
         columns[f"{kind}{name}, step {one.step}"] = lit
     return pictures.sheet(columns)
 
@@ -65,9 +65,13 @@ def plane(runs: dict[str, Run], points: int, mesh):
     columns = {}
     for name, one in runs.items():
         data = one.sets.test(points) or one.sets.bank(points)
-        how = dict(sets=one.sets, method=one.method, mesh=mesh, check=lambda: None)
-        how |= dict(points=points, perplexity=min(30.0, data.source.size / 4), seed=0)
-        columns[f"t-SNE{name}, step {one.step}"] = embedding.mapper(**how)(one.state)
+        context = dict(sets=one.sets, method=one.method, mesh=mesh, check=lambda: None)
+        context |= dict(
+            points=points, perplexity=min(30.0, data.source.size / 4), seed=0
+        )
+        columns[f"t-SNE{name}, step {one.step}"] = embedding.mapper(**context)(
+            one.state
+        )
     return pictures.sheet({caption: x[None] for caption, x in columns.items()})
 
 
@@ -91,9 +95,9 @@ def draw(
     return paths
 
 
-def number(given: dict, flag: str, usual: str) -> int:
+def number(flags: dict, flag: str, usual: str) -> int:
     """The value of a flag that is a whole number; UsageError if it is too small."""
-    text, least = given.get(flag, usual), {"count": 1, "points": 0}[flag]
+    text, least = flags.get(flag, usual), {"count": 1, "points": 0}[flag]
     if not text.isdigit() or int(text) < least:
         what = {"count": "pictures", "points": "points"}[flag]
         raise errors.UsageError(f"--{flag}={text} is not a number of {what}.")
@@ -110,20 +114,20 @@ def work(argv: list[str]) -> None:
     from mixjax.runtime import cpu_settings
 
     known = ("workdir", "beside", "count", "points", "out")
-    given, changes = cli.flags(argv, known)
-    workdir = cli.need(given, "workdir", "name the folder of a run")
-    count = number(given, "count", "8")
-    points = number(given, "points", "0")
+    flags, changes = cli.flags(argv, known)
+    workdir = cli.need(flags, "workdir", "name the folder of a run")
+    count = number(flags, "count", "8")
+    points = number(flags, "points", "0")
     cpu_settings.tune()
     from mixjax.sharding import meshes
 
     mesh = meshes.make(fsdp=1)
-    how = changes, max(count, min(points, AT_ONCE)), mesh
-    seen = open_run(workdir, "--workdir", *how)
-    beside = "beside" in given and open_run(given["beside"], "--beside", *how)
-    folder = Path(given.get("out") or f"{workdir}/figures/look")
+    settings = changes, max(count, min(points, AT_ONCE)), mesh
+    run = open_run(workdir, "--workdir", *settings)
+    beside = "beside" in flags and open_run(flags["beside"], "--beside", *settings)
+    folder = Path(flags.get("out") or f"{workdir}/figures/look")
     much = count, points, mesh, folder.expanduser()
-    for path in draw(seen, beside or None, *much):
+    for path in draw(run, beside or None, *much):
         print(path)
 
 

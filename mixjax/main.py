@@ -38,14 +38,14 @@ def work(argv: list[str]) -> int:
     from mixjax.runtime import cpu_settings, processes, signals
 
     stop = signals.Interrupt().install()
-    config, given = recipes.read(argv, explain="", **dict.fromkeys(FLAGS))
-    recipe = Path(given["config"].partition(":")[0]).stem
+    config, flags = recipes.read(argv, explain="", **dict.fromkeys(FLAGS))
+    recipe = Path(flags["config"].partition(":")[0]).stem
     cpu_settings.tune()
-    processes.join(given, config.watchdog.peer_seconds)
+    processes.join(flags, config.watchdog.peer_seconds)
     stop.join()
     import jax
 
-    if given["explain"]:
+    if flags["explain"]:
         from mixjax.training import explain_step
 
         lines = explain_step.explain(config)  # by all: they compile together
@@ -54,15 +54,15 @@ def work(argv: list[str]) -> int:
         return errors.DONE
     from mixjax.run.workdir import Workdir
 
-    folder, number = given["workdir"] or f"runs/{recipe}", jax.process_index()
+    folder, number = flags["workdir"] or f"runs/{recipe}", jax.process_index()
     with Workdir(folder, config, number) as workdir:
         if workdir.finished:
             print(f"the run in {workdir.path} is complete; nothing to do")
             return errors.DONE
-        from mixjax.run import logs
+        from mixjax.run import console
         from mixjax.training import loop
 
-        logs.hush()
+        console.hush()
         try:
             loop.train(config, workdir, stop)
         except jax.errors.JaxRuntimeError as error:

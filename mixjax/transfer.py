@@ -37,9 +37,9 @@ class Suite(NamedTuple):
     def config(self, **variants):
         """The recipe's configuration for a set, a stage and a rate."""
         name, _, argument = self.recipe.partition(":")
-        given = [argument] if argument else []
-        given += [f"{k}={v}" for k, v in variants.items()]
-        config = recipes.load(f"{name}:{','.join(given)}")
+        words = [argument] if argument else []
+        words += [f"{k}={v}" for k, v in variants.items()]
+        config = recipes.load(f"{name}:{','.join(words)}")
         if "suite" not in config:
             raise errors.UsageError(
                 f"--config={self.recipe} has no section suite, as configs/transfer.py."
@@ -91,12 +91,12 @@ def run_set(suite: Suite, name: str) -> dict:
     best = max(known, key=known.get)
     config = suite.config(set=name, stage="final", rate=best)
     metrics = train_once(suite, suite.workdir / name / "final", config)
-    found = {"set": name, "metric": plan.metric, "rate": best}
-    found["value"] = score(metrics, name, plan.metric)
-    found["validation"] = {f"{rate:g}": value for rate, value in known.items()}
-    found |= {"metrics": metrics, "init_from": config.init_from}
-    write(place, json.dumps(found, indent=1) + "\n")
-    return found
+    result = {"set": name, "metric": plan.metric, "rate": best}
+    result["value"] = score(metrics, name, plan.metric)
+    result["validation"] = {f"{rate:g}": value for rate, value in known.items()}
+    result |= {"metrics": metrics, "init_from": config.init_from}
+    write(place, json.dumps(result, indent=1) + "\n")
+    return result
 
 
 def missing(suite: Suite, name: str) -> str:

@@ -24,20 +24,20 @@ def read(argv: list[str], **others: str | None) -> tuple[ConfigDict, dict]:
     configuration, and the values of `others` together with "config", the text that was
     given for it. UsageError says in one sentence what does not fit.
     """
-    given = {}
+    values = {}
     switches = [flag for flag, default in others.items() if default == ""]
     for flag, value in pairs(argv, switches):
         if flag != "config" and flag not in others and not flag.startswith("config."):
             near = nearest(flag, ["config", *others])
             raise UsageError(f"--{flag} is no flag; {near}")
-        given[flag] = value
-    if "config" not in given:
+        values[flag] = value
+    if "config" not in values:
         raise UsageError("--config is missing; try --config=configs/quickstart.py.")
-    config = load(given["config"])
-    fields = {k: v for k, v in given.items() if k.startswith("config.")}
+    config = load(values["config"])
+    fields = {k: v for k, v in values.items() if k.startswith("config.")}
     config = override(config, fields)
     names = ("config", *others)
-    return config, {k: given.get(k, others.get(k)) for k in names}
+    return config, {k: values.get(k, others.get(k)) for k in names}
 
 
 def recorded(path: Path) -> ConfigDict:
@@ -53,13 +53,13 @@ def recorded(path: Path) -> ConfigDict:
 
 def flat(config: Mapping, prefix: str = "") -> dict:
     """{"a": {"b": 1}} -> {"a.b": 1}, values as JSON has them."""
-    found = {}
+    fields = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{prefix}{key}.")
+            fields |= flat(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = value
-    return found
+            fields[f"{prefix}{key}"] = value
+    return fields
 
 
 def pairs(argv: list[str], switches: Sequence[str] = ()) -> list[tuple[str, str]]:
@@ -67,7 +67,7 @@ def pairs(argv: list[str], switches: Sequence[str] = ()) -> list[tuple[str, str]
 
     switches: flags that stand alone; their value is "1" unless another is given.
     """
-    found, rest = [], list(argv)
+    known_flags, rest = [], list(argv)
     while rest:
         word = rest.pop(0)
         if not word.startswith("-"):
@@ -79,8 +79,8 @@ def pairs(argv: list[str], switches: Sequence[str] = ()) -> list[tuple[str, str]
             if not rest or rest[0].startswith("--"):
                 raise UsageError(f"--{flag} needs a value; write --{flag}=value.")
             value = rest.pop(0)
-        found.append((flag, value))
-    return found
+        known_flags.append((flag, value))
+    return known_flags
 
 
 def load(text: str, flag: str = "--config") -> ConfigDict:

@@ -153,12 +153,12 @@ class Datasets:
         number = jax.ShapeDtypeStruct((1,), jnp.int32)
         label = (1, self.classes) if self.several else (1,)
         label = jax.ShapeDtypeStruct(label, jnp.int32)
-        found = {"views": tuple(shapes[:-1]), "index": number, "label": label}
+        example = {"views": tuple(shapes[:-1]), "index": number, "label": label}
         targets = {
             k: jax.ShapeDtypeStruct((1, *v.shape), v.dtype)
             for k, v in read.get("targets", {}).items()
         }
-        return found | ({"targets": targets} if targets else {})
+        return example | ({"targets": targets} if targets else {})
 
     def _shape(self, field: str, view: View, image) -> tuple[int, ...]:
         if isinstance(image, bytes):

@@ -89,8 +89,8 @@ def _class_names(path: Path) -> tuple[str, ...]:
             lines = table.read_text().splitlines()[1:]  # the first names the columns
             names = [line.split("\t")[-1].strip() for line in lines if line.strip()]
         elif listed.is_file():
-            found = json.loads(listed.read_text())
-            names = [found.get(str(k), "") for k in range(1, CLASSES + 1)]
+            names_by_number = json.loads(listed.read_text())
+            names = [names_by_number.get(str(k), "") for k in range(1, CLASSES + 1)]
         else:
             continue
         if len(names) == CLASSES and all(names):

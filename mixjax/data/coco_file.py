@@ -106,17 +106,17 @@ class _Image(NamedTuple):
 
 
 def _images(file: Path, entries: list) -> dict[int, _Image]:
-    found = {}
+    masks = {}
 
     def read(entry):
-        id = _number(entry, "id", found)
+        id = _number(entry, "id", masks)
         size = tuple(_number(entry, side, ()) for side in ("height", "width"))
         if min(size) < 1:
             raise ValueError(f"height x width is {size[0]} x {size[1]}")
-        found[id] = _Image(str(entry["file_name"]), size, entry.get("split"))
+        masks[id] = _Image(str(entry["file_name"]), size, entry.get("split"))
 
     list(_each(file, "images", entries, read))
-    return found
+    return masks
 
 
 def _rows(
@@ -138,10 +138,10 @@ def _rows(
         crowd = bool(entry["iscrowd"])
         return id, (box, number[category], crowd, False, area, shape)
 
-    found = [row for row in _each(file, "annotations", entries, read) if row]
-    with_shapes = any(row[-1] is not None for _, row in found)
+    annotations = [row for row in _each(file, "annotations", entries, read) if row]
+    with_shapes = any(row[-1] is not None for _, row in annotations)
     kept, left_out = {id: [] for id in images}, 0
-    for id, row in found:
+    for id, row in annotations:
         if row[0] is None or (with_shapes and row[-1] is None):
             left_out += 1
         else:

@@ -31,15 +31,15 @@ def open_coco(rest: str, split: str, directory: str) -> Source:
     sentence what is missing or broken, with the file and the entry.
     """
     file, folder, only = _find(rest, split)
-    found = load(file)
-    places = [i for i, s in enumerate(found.splits) if only is None or s == only]
+    annotations = load(file)
+    places = [i for i, s in enumerate(annotations.splits) if only is None or s == only]
     if not places:
         raise MissingSplit(f"data: {file} has no image of the split {split!r}.")
-    names = [found.pictures[i] for i in places]
+    names = [annotations.pictures[i] for i in places]
     _check_pictures(file, folder, names)
     paths = [str(folder / name) for name in names]
-    labels = together([found.objects[i] for i in places])
-    return from_scenes(f"{Path(rest).name}/{split}", paths, labels, found.names)
+    labels = together([annotations.objects[i] for i in places])
+    return from_scenes(f"{Path(rest).name}/{split}", paths, labels, annotations.names)
 
 
 def from_scenes(

@@ -153,8 +153,8 @@ def equalize_plane(plane: Array) -> Array:
     Looking up is a matrix product, as counting is, not a gather.
     """
     high, low = digits(plane)
-    found = (high @ equalizing(plane).reshape(16, 16)) * low
-    return found.sum(axis=1).reshape(plane.shape)
+    equalized = (high @ equalizing(plane).reshape(16, 16)) * low
+    return equalized.sum(axis=1).reshape(plane.shape)
 
 
 def digits(plane: Array) -> tuple[Array, Array]:

@@ -90,9 +90,9 @@ def pixels(
     is not a whole picture.
     """
     if plain_jpeg(data) if plain is None else plain:
-        found = fast(data, channels, enough)
-        if found is not None:
-            return found
+        pixels_or_none = fast(data, channels, enough)
+        if pixels_or_none is not None:
+            return pixels_or_none
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()

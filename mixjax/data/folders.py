@@ -24,20 +24,20 @@ def find_pictures(root: Path) -> tuple[list[str], int]:
 
     Links are followed, but no folder is entered twice; hidden files do not count.
     """
-    found, others, seen = [], 0, set()
+    pictures, others, visited = [], 0, set()
     for folder, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:
+        if real in visited:
             folders.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         for file in sorted(f for f in files if not f.startswith(".")):
             if os.path.splitext(file)[1].lower() in PICTURES:
-                found.append(os.path.join(folder, file))
+                pictures.append(os.path.join(folder, file))
             else:
                 others += 1
-    return found, others
+    return pictures, others
 
 
 def open_folder(rest: str, split: str, directory: str) -> Source:

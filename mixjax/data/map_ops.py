@@ -58,9 +58,9 @@ def segment_crop(
         image, labels = image[window], labels[window]
         if rng.random() < 0.5:
             image, labels = image[:, ::-1], labels[:, ::-1]
-        found = {"map": moves.pad(labels, (size, size), IGNORED)}
-        found["hw"] = np.array(labels.shape, np.float32)
-        return moves.pad(image, (size, size), 0), found
+        result = {"map": moves.pad(labels, (size, size), IGNORED)}
+        result["hw"] = np.array(labels.shape, np.float32)
+        return moves.pad(image, (size, size), 0), result
 
     return op
 

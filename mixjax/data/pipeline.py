@@ -143,10 +143,10 @@ def feed_arrays(source: Source, views: int, on_device: bool, prefetch: int) -> F
     def gather(index: np.ndarray) -> dict:
         labels = source.labels
         labels = np.full(len(index), -1) if labels is None else labels[index]
-        found = {"index": index.astype(np.int32), "label": labels.astype(np.int32)}
+        batch = {"index": index.astype(np.int32), "label": labels.astype(np.int32)}
         if not on_device:
-            found["images"] = (source.images[index],) * views
-        return found
+            batch["images"] = (source.images[index],) * views
+        return batch
 
     def train(rows, first, end):
         steps = grain.MapDataset.range(first, end)
@@ -156,8 +156,8 @@ def feed_arrays(source: Source, views: int, on_device: bool, prefetch: int) -> F
     def sweep(rows, end):
         def one(step):
             index = rows(int(step))
-            found = gather(np.minimum(index, source.size - 1))
-            return {**found, "valid": index < source.size}
+            arrays = gather(np.minimum(index, source.size - 1))
+            return {**arrays, "valid": index < source.size}
 
         return grain.MapDataset.range(end).map(one).to_iter_dataset(_options(1))
 
@@ -234,7 +234,7 @@ def augment(views: Sequence[View], batch: dict, resident: dict, rng: Array) -> d
         images = (same,) * len(views)
     else:
         images = batch["images"]
-    seen = []
+    readable = []
     for number, (view, image) in enumerate(zip(views, images, strict=True)):
         keys = example_keys(jax.random.fold_in(rng, number), batch["index"])
         image = jax.vmap(view.device)(keys, image)
@@ -242,6 +242,6 @@ def augment(views: Sequence[View], batch: dict, resident: dict, rng: Array) -> d
             image = jnp.where(
                 inside(batch["targets"]["hw"], *image.shape[1:3]), image, 0
             )
-        seen.append(image)
+        readable.append(image)
     rest = {k: v for k, v in batch.items() if k != "images"}
-    return {**rest, "views": tuple(seen)}
+    return {**rest, "views": tuple(readable)}

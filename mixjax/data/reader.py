@@ -65,12 +65,12 @@ class Reader:
             else:
                 images.append(picture if view.host is None else view.host(picture, rng))
         label = -1 if annotation is not None else label
-        found = {
+        example = {
             "images": tuple(images),
             "index": np.int32(index),
             "label": np.asarray(label, np.int32),  # [] or [classes]
         }
-        return found | ({"targets": targets} if targets else {})
+        return example | ({"targets": targets} if targets else {})
 
     def _check_annotated(self, annotation) -> None:
         if annotation is None:

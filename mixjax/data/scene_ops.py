@@ -60,10 +60,10 @@ def large_jitter(
         where = rng.random()
         top, left = (round(max(s - size, 0) * where) for s in new)
         moved = moves.cut(moved, top, left, size, size)
-        found = targets(
+        result = targets(
             moved, annotation, room=objects, mask_side=mask_side, tight=True
         )
-        return moves.pad(moved.image, (size, size), 0), found
+        return moves.pad(moved.image, (size, size), 0), result
 
     return op
 
@@ -97,10 +97,10 @@ def short_side(
             moved = shrunk(moved, rng.choice(FIRST_SIDES), FIRST_LONGEST)
             moved = cut_anywhere(moved, rng)
         moved = shrunk(moved, rng.choice(sizes), longest, canvas)
-        found = targets(
+        result = targets(
             moved, annotation, room=objects, mask_side=mask_side, tight=crop
         )
-        return moves.pad(moved.image, canvas, 0), found
+        return moves.pad(moved.image, canvas, 0), result
 
     return op
 
@@ -151,15 +151,15 @@ def fit(
         moved = moves.start(picture, annotation, Objects, Map)
         original = np.array(moved.image.shape[:2], np.float32)
         moved = shrunk(moved, shortest, longest, canvas)
-        found = {"hw": np.array(moved.image.shape[:2], np.float32)}
-        found["original"] = original
+        result = {"hw": np.array(moved.image.shape[:2], np.float32)}
+        result["original"] = original
         if isinstance(annotation, Map):
             labels = map_ops.resize_labels(annotation.labels, moved.image.shape[:2])
-            found["map"] = moves.pad(labels, canvas, IGNORED)
+            result["map"] = moves.pad(labels, canvas, IGNORED)
         elif objects:
-            how = {"room": objects, "mask_side": mask_side, "tight": False}
-            found |= targets(moved, annotation, **how)
-        return moves.pad(moved.image, canvas, 0), found
+            settings = {"room": objects, "mask_side": mask_side, "tight": False}
+            result |= targets(moved, annotation, **settings)
+        return moves.pad(moved.image, canvas, 0), result
 
     return op
 

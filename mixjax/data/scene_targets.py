@@ -26,14 +26,14 @@ def draw(shape, size, gain, shift, window: tuple[int, int]) -> np.ndarray:
         outlines = [whole_fifths(p.reshape(-1, 2) * gain + shift) for p in shape]
         return rasterise([p.reshape(-1) for p in outlines], *window)
     mask = rasterise(shape, *size)
-    found = []
+    masks = []
     for axis, length in enumerate(window):
         at = (np.arange(length) + 0.5 - shift[1 - axis]) / gain[1 - axis]
         at = np.floor(at).astype(int)
         inside = (at >= 0) & (at < size[axis])
         mask = np.take(mask, at.clip(0, size[axis] - 1), axis=axis)
-        found.append(inside)
-    return mask & found[0][:, None] & found[1]
+        masks.append(inside)
+    return mask & masks[0][:, None] & masks[1]
 
 
 def whole_fifths(points: np.ndarray) -> np.ndarray:
@@ -97,19 +97,19 @@ def targets(
     sizes = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     stay = np.sort(np.argsort(-sizes, kind="stable")[:room])
     chosen, boxes = shown[stay], boxes[stay]
-    found = {"boxes": boxes, "classes": known.classes[chosen]}
-    found["present"] = np.ones(len(chosen), bool)
+    rows = {"boxes": boxes, "classes": known.classes[chosen]}
+    rows["present"] = np.ones(len(chosen), bool)
     if mask_side:
         masks = np.zeros((len(chosen), mask_side, mask_side), np.uint8)
         for mask, i, box in zip(masks, chosen, boxes, strict=True):
             mask[:] = mask_crop(moved, known, i, box, mask_side)
-        found["masks"] = masks
-    found = {k: padded_rows(v, room) for k, v in found.items()}
-    found["hw"] = np.array(moved.image.shape[:2], np.float32)
-    found["dropped"] = np.array(len(shown) - len(stay), np.int32)
+        rows["masks"] = masks
+    rows = {k: padded_rows(v, room) for k, v in rows.items()}
+    rows["hw"] = np.array(moved.image.shape[:2], np.float32)
+    rows["dropped"] = np.array(len(shown) - len(stay), np.int32)
     if len(shown) > room:
         warn_of_room(known.id, len(shown), room)
-    return found
+    return rows
 
 
 @functools.lru_cache(maxsize=1000)  # a picture is warned of once
@@ -133,8 +133,8 @@ def shown_boxes(
     if tight:
         boxes = [tight_box(moved, known, i) for i in single]
         boxes = np.array(boxes, np.float32).reshape(-1, 4)  # [n, 4]
-    seen = (boxes[:, 2:] - boxes[:, :2] > EMPTY).all(axis=1)
-    return single[seen], boxes[seen]
+    visible = (boxes[:, 2:] - boxes[:, :2] > EMPTY).all(axis=1)
+    return single[visible], boxes[visible]
 
 
 def _check_shapes(known: Objects, mask_side: int) -> None:

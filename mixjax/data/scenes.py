@@ -64,10 +64,10 @@ def objects(
 
 def together(annotations: list) -> np.ndarray:
     """[N] of dtype object: a list that indexes as arrays do; nothing is stacked."""
-    found = np.empty(len(annotations), object)
+    rows = np.empty(len(annotations), object)
     for i, annotation in enumerate(annotations):
-        found[i] = annotation
-    return found
+        rows[i] = annotation
+    return rows
 
 
 def rasterise(shape: list | dict, height: int, width: int) -> np.ndarray:

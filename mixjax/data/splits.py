@@ -47,8 +47,8 @@ def parse(text: str, field: str) -> Split:
     if not bar:
         return Split(text.strip(), (), text, field)
     whole = f"{field}={text!r}"
-    found = views.calls(rest, whole, "split", "train | part(.8, seed=0)")
-    takes = tuple(views.build(OPS, *call, whole) for call in found)
+    operations = views.calls(rest, whole, "split", "train | part(.8, seed=0)")
+    takes = tuple(views.build(OPS, *call, whole) for call in operations)
     return Split(base.strip(), takes, text, field)
 
 
@@ -152,9 +152,11 @@ def listed(file: str) -> Take:
             raise UsageError(f"{file} names no picture.")
         if source.file is None:
             raise UsageError(f"the examples of {source.name} have no file names.")
-        found = [bare(source.file(i)) for i in range(source.size)]
-        places = np.array([i for i, name in enumerate(found) if name in names], int)
-        _check_one_each(names, [found[i] for i in places], file, source)
+        picture_names = [bare(source.file(i)) for i in range(source.size)]
+        places = np.array(
+            [i for i, name in enumerate(picture_names) if name in names], int
+        )
+        _check_one_each(names, [picture_names[i] for i in places], file, source)
         return places
 
     return op

@@ -88,8 +88,8 @@ def open_tfds(rest: str, split: str, directory: str) -> Source:
 
 def _named(name: str, features, fits: Callable) -> str | None:
     """`name` if that feature fits, else the first that does."""
-    found = [k for k, f in features.items() if fits(f)]
-    return name if name in found else next(iter(found), None)
+    candidates = [k for k, f in features.items() if fits(f)]
+    return name if name in candidates else next(iter(candidates), None)
 
 
 def _text(value) -> str:
@@ -108,10 +108,10 @@ def labels_of(tfds, features) -> tuple[list[str], bool, Callable]:
     counted = COUNTED if _is_sequence(tfds, features, COUNTED) else SEVERAL
 
     def label(record):
-        found = np.zeros(len(names), np.int8)
-        found[record[SEVERAL]] = -1
-        found[record[counted]] = 1
-        return found
+        splits = np.zeros(len(names), np.int8)
+        splits[record[SEVERAL]] = -1
+        splits[record[counted]] = 1
+        return splits
 
     return names, True, label
 
@@ -124,8 +124,8 @@ def _is_sequence(tfds, features, name: str) -> bool:
 
 
 def _prepare(name: str, **flags) -> str:
-    given = [f"--{k}={shlex.quote(str(v))}" for k, v in flags.items() if v]
-    return " ".join(["python -m mixjax.prepare", name, *given])
+    words = [f"--{k}={shlex.quote(str(v))}" for k, v in flags.items() if v]
+    return " ".join(["python -m mixjax.prepare", name, *words])
 
 
 def _how_to_rewrite(name: str, builder, formats: list[str]) -> str:

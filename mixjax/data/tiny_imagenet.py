@@ -33,18 +33,18 @@ def label(
     number = {name: i for i, name in enumerate(names)}
     folders = [os.path.relpath(p, root).split(os.sep)[0] for p in paths]
     if set(folders) != {FLAT}:
-        found = dict(zip(paths, folders, strict=True))
+        labels = dict(zip(paths, folders, strict=True))
     elif root.name == "test":
         return None, []
     else:
-        found = _annotated(root, paths)
-    for picture, name in found.items():
+        labels = _annotated(root, paths)
+    for picture, name in labels.items():
         if name not in number:
             raise UsageError(
                 f"data: {picture} is of class {name!r}, which {path / CLASSES} does "
                 f"not list; {nearest(name, number)}"
             )
-    return np.array([number[found[p]] for p in paths]), names
+    return np.array([number[labels[p]] for p in paths]), names
 
 
 def _annotated(root: Path, paths: list[str]) -> dict[str, str]:
@@ -59,12 +59,12 @@ def _annotated(root: Path, paths: list[str]) -> dict[str, str]:
     short = [n for n, line in enumerate(lines, 1) if len(line) == 1]
     if short:
         raise UsageError(f"data: line {short[0]} of {file} does not name a class.")
-    found = {str(root / FLAT / line[0]): line[1] for line in lines if line}
-    absent = sorted(set(found) - set(paths))
-    left_out = sorted(set(paths) - set(found))
+    labels = {str(root / FLAT / line[0]): line[1] for line in lines if line}
+    absent = sorted(set(labels) - set(paths))
+    left_out = sorted(set(paths) - set(labels))
     if absent or left_out:
         raise UsageError(
             f"data: {file} names {len(absent)} pictures that are not there and leaves "
             f"out {len(left_out)} that are, such as {(absent + left_out)[0]}."
         )
-    return found
+    return labels

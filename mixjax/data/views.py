@@ -110,11 +110,11 @@ def build(ops: dict, name: str, args: list, kwargs: dict, field: str) -> Callabl
             near = nearest(key, known)
             raise UsageError(f"{field}: {name} has no argument {key!r}; {near}")
     try:
-        given = signature.bind(*args, **kwargs).arguments
+        arguments = signature.bind(*args, **kwargs).arguments
     except TypeError as error:
         takes = ", ".join(known)
         raise UsageError(f"{field}: {name}: {error}; it takes {takes}.") from error
-    for key, value in given.items():
+    for key, value in arguments.items():
         if not fits(value, known[key].annotation):
             kind = inspect.formatannotation(known[key].annotation)
             raise UsageError(f"{field}: {name} takes {key} as {kind}, not {value!r}.")
@@ -129,8 +129,8 @@ def build(ops: dict, name: str, args: list, kwargs: dict, field: str) -> Callabl
 def parse(text: str, field: str) -> View:
     """Text of a view -> View; UsageError names `field` and the nearest right word."""
     host, scene, start, device, mean, std = None, None, "", [], (0.0,), (1.0,)
-    found = calls(text, f"{field}={text!r}", "view", "flip(p=.5) | normalize")
-    for i, (name, args, kwargs) in enumerate(found):
+    operations = calls(text, f"{field}={text!r}", "view", "flip(p=.5) | normalize")
+    for i, (name, args, kwargs) in enumerate(operations):
         op = build(OPS, name, args, kwargs, field)
         if name in HOST:
             if i:

@@ -58,7 +58,7 @@ def read(root: Path, split: str) -> tuple[list[str], np.ndarray, list[str]]:
 
 def _read_list(file: Path) -> dict[str, int]:
     """{picture: label}, in the file's order."""
-    found = {}
+    labels = {}
     for number, line in enumerate(file.read_text().splitlines(), 1):
         words = line.split()
         if not words:
@@ -67,5 +67,5 @@ def _read_list(file: Path) -> dict[str, int]:
             raise UsageError(
                 f"data: line {number} of {file} is no picture and 1, 0 or -1."
             )
-        found[words[0]] = LABELS[words[1]]
-    return found
+        labels[words[0]] = LABELS[words[1]]
+    return labels

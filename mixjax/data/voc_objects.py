@@ -38,8 +38,10 @@ def open_voc(rest: str, split: str, directory: str) -> Source:
     stems = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
     paths = [str(root / "JPEGImages" / f"{stem}.jpg") for stem in stems]
     check_there(paths, file)
-    found = [read_xml(root / "Annotations" / f"{stem}.xml") for stem in stems]
-    return from_scenes(f"{root.name}/{name}", paths, together(found), tuple(CLASSES))
+    annotations = [read_xml(root / "Annotations" / f"{stem}.xml") for stem in stems]
+    return from_scenes(
+        f"{root.name}/{name}", paths, together(annotations), tuple(CLASSES)
+    )
 
 
 def _find(path: Path, split: str) -> tuple[Path, str]:

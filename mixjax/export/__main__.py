@@ -69,9 +69,9 @@ def destination(flags: dict, kind: str, parts: tuple[str, ...]) -> tuple[Path, s
 def export(flags: dict) -> list[str]:
     """Does what the flags say; returns lines to print."""
     from mixjax.export import card, check, files, formats
-    from mixjax.run import logs
+    from mixjax.run import console
 
-    logs.start()
+    console.start()
     to = flags["to"]
     errors.check_name("--to", to, formats.TARGETS)
     kind = formats.TARGETS[to].kind

@@ -39,7 +39,7 @@ def parse(text: str) -> list[Collective]:
 
     text: as `compiled.as_text()` gives it. An asynchronous one counts where it starts.
     """
-    found, times, name = [], calls(text), ""
+    collectives, times, name = [], calls(text), ""
     for line in text.splitlines():
         begin = COMPUTATION.match(line)
         name = begin["name"] if begin else name
@@ -48,8 +48,8 @@ def parse(text: str) -> list[Collective]:
             result = match["result"]
             if match["start"] and match["kind"] != "all-reduce":
                 result = elements(result)[1]  # (operands, results, ...)
-            found.append(Collective(match["kind"], arrays(result), times[name]))
-    return found
+            collectives.append(Collective(match["kind"], arrays(result), times[name]))
+    return collectives
 
 
 def calls(text: str) -> dict[str, int]:

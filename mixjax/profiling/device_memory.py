@@ -49,8 +49,8 @@ def kept(loss: Callable, state: TrainState, batch: dict) -> Kept:
         return jax.vjp(function, state.params, has_aux=True)[1]
 
     jaxpr = jax.make_jaxpr(backward)(state, batch).jaxpr
-    given = len(jax.tree.leaves(state))
-    varies, made_from = set(jaxpr.invars[given:]), {}
+    state_inputs = len(jax.tree.leaves(state))
+    varies, made_from = set(jaxpr.invars[state_inputs:]), {}
     for equation in jaxpr.eqns:
         inputs = [x for x in equation.invars if not isinstance(x, Literal)]
         if not varies.isdisjoint(inputs):
@@ -63,11 +63,11 @@ def kept(loss: Callable, state: TrainState, batch: dict) -> Kept:
             variable = made_from[variable]
         return variable
 
-    found = {origin(x) for x in jaxpr.outvars if not isinstance(x, Literal)}
-    found -= {None, *jaxpr.invars[:given]}  # a broadcast number; the state
+    results = {origin(x) for x in jaxpr.outvars if not isinstance(x, Literal)}
+    results -= {None, *jaxpr.invars[:state_inputs]}  # a broadcast number; the state
     return Kept(
-        examples=sum(_bytes(x.aval) for x in found & varies),
-        copies=sum(_bytes(x.aval) for x in found - varies),
+        examples=sum(_bytes(x.aval) for x in results & varies),
+        copies=sum(_bytes(x.aval) for x in results - varies),
     )
 
 

@@ -91,8 +91,8 @@ def entry(
 
 def neighbours(protocol: str) -> int | None:
     """The k of a protocol such as "knn/k=200"."""
-    found = re.search(r"\bk=(\d+)", protocol)
-    return int(found[1]) if found else None
+    match = re.search(r"\bk=(\d+)", protocol)
+    return int(match[1]) if match else None
 
 
 def plain(config) -> dict:
@@ -157,8 +157,8 @@ def seconds(workdir: Path) -> float:
     file, total, last = workdir / "perf.jsonl", 0.0, 0
     for line in file.read_text().splitlines() if file.exists() else []:
         try:
-            said = json.loads(line)
-            step, each = said["step"], said["perf/step_ms"] / 1e3
+            record = json.loads(line)
+            step, each = record["step"], record["perf/step_ms"] / 1e3
         except (ValueError, KeyError, TypeError):
             continue  # half a line, of a run that was killed
         total += max(step - last, 0) * each
@@ -194,7 +194,7 @@ def keeper(workdir: Path, config, total_steps: int, hardware: str) -> Callable:
             if metric.endswith(("top1", "map")):
                 values = [e["metrics"].get(metric, value) for e in past]
                 best[f"{metric}_best"] = max([value, *values])
-        found = entry(
+        result = entry(
             name=name,
             protocol=protocol,
             metrics={**metrics, **best},
@@ -208,7 +208,7 @@ def keeper(workdir: Path, config, total_steps: int, hardware: str) -> Callable:
             commit=commit(workdir),
             origin=read_origin(workdir),
         )
-        return write(workdir, found)
+        return write(workdir, result)
 
     return keep
 
@@ -222,11 +222,11 @@ def read(folder: Path) -> list[dict]:
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder of runs or of results.")
     places = ("*.json",) if folder.name == "ledger" else PLACES
-    found = []
+    entries = []
     for path in sorted({path for place in places for path in folder.glob(place)}):
-        found.append(parse(path))
-        check(found[-1], str(path))
-    return found
+        entries.append(parse(path))
+        check(entries[-1], str(path))
+    return entries
 
 
 def parse(path: Path) -> dict:

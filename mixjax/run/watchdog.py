@@ -27,7 +27,7 @@ from pathlib import Path
 import jax
 
 from mixjax.errors import HUNG
-from mixjax.run import logs
+from mixjax.run import console
 from mixjax.run.watchdog_process import GRACE, NAP
 from mixjax.run.workdir import Workdir
 from mixjax.runtime.atomic_write import write
@@ -45,7 +45,7 @@ def watching(settings: Mapping, workdir: Workdir):
     settings: config.watchdog.
     """
     watch = Watch(**settings)
-    number, stacks = workdir.process, logs.path(workdir.path, workdir.process)
+    number, stacks = workdir.process, console.path(workdir.path, workdir.process)
     watch.start(workdir.path, number, jax.process_count(), stacks)
     try:
         yield watch

@@ -16,19 +16,19 @@ def flags(argv: list[str], known: tuple[str, ...]) -> tuple[dict, dict]:
     """
     from mixjax.config import recipes  # late: --help need not wait for it
 
-    given = dict(recipes.pairs(argv))
-    changes = {k: v for k, v in given.items() if k.startswith("config.")}
-    rest = {k: v for k, v in given.items() if k not in changes}
+    values = dict(recipes.pairs(argv))
+    changes = {k: v for k, v in values.items() if k.startswith("config.")}
+    rest = {k: v for k, v in values.items() if k not in changes}
     for flag in rest:
         errors.check_name("flag", flag, known)
     return rest, changes
 
 
-def need(given: dict, flag: str, what: str) -> str:
+def need(flags: dict, flag: str, what: str) -> str:
     """The value of a flag; UsageError if it was not given."""
-    if flag not in given:
+    if flag not in flags:
         raise errors.UsageError(f"--{flag} is missing; {what}.")
-    return given[flag]
+    return flags[flag]
 
 
 def code(work: Callable[[], int | None]) -> int:

@@ -101,13 +101,13 @@ def join(flags: Mapping, seconds: float) -> None:
     asked = flags.get("devices")
     if asked is not None and not asked.isdigit():
         raise UsageError(f"--devices={asked} is not a number of devices.")
-    how, given = plan(flags, os.environ)
+    launcher, arguments = plan(flags, os.environ)
     import jax
 
-    if how != "alone":
+    if launcher != "alone":
         try:
             jax.distributed.initialize(
-                **given,
+                **arguments,
                 initialization_timeout=JOIN_SECONDS,
                 # jax ends a process without a word: the watchdog is to be first. It
                 # beats twice in that time, so half of it may be over at a death.
@@ -116,11 +116,11 @@ def join(flags: Mapping, seconds: float) -> None:
             )
         except RuntimeError as error:
             raise LostPeer(
-                f"the processes did not find each other ({how}) within "
+                f"the processes did not find each other ({launcher}) within "
                 f"{JOIN_SECONDS} s: {str(error).splitlines()[0]}"
             ) from error
         _joined = True
-    check_devices(int(asked) if asked else slurm_gpus(os.environ), how)
+    check_devices(int(asked) if asked else slurm_gpus(os.environ), launcher)
 
 
 def slurm_gpus(environment: Mapping) -> int | None:
@@ -132,23 +132,24 @@ def slurm_gpus(environment: Mapping) -> int | None:
     return int(each) * int(nodes) if each.isdigit() and nodes.isdigit() else None
 
 
-def check_devices(asked: int | None, how: str) -> None:
+def check_devices(asked: int | None, launcher: str) -> None:
     """UsageError, with the line to use, unless jax sees as many devices as `asked`."""
     import jax
 
-    seen, count = jax.device_count(), jax.process_count()
-    if asked is None or asked == seen:
+    devices, count = jax.device_count(), jax.process_count()
+    if asked is None or asked == devices:
         return
     platform = jax.devices()[0].platform
     raise UsageError(
-        f"{asked} devices were asked for, but jax sees {seen} ({platform}) in "
-        f"{count} process{'es' * (count > 1)}; {line_to_use(asked, how, platform)}."
+        f"{asked} devices were asked for, but jax sees {devices} ({platform}) in "
+        f"{count} process{'es' * (count > 1)}; "
+        f"{line_to_use(asked, launcher, platform)}."
     )
 
 
-def line_to_use(asked: int, how: str, platform: str) -> str:
+def line_to_use(asked: int, launcher: str, platform: str) -> str:
     """How to start `asked` devices where another number was found on `platform`."""
-    if platform == "cpu" and how != "flags":
+    if platform == "cpu" and launcher != "flags":
         return (
             'for accelerators install "jax[cuda13]" or "jax[tpu]"; for simulated ones '
             f"set XLA_FLAGS=--xla_force_host_platform_device_count={asked}"
@@ -161,7 +162,7 @@ def line_to_use(asked: int, how: str, platform: str) -> str:
             f"--nodes={nodes} --ntasks-per-node={each} --gpus-per-node={each} python "
             f"-m mixjax.main ..., without --gpus-per-task and --gpu-bind"
         )
-    if how == "TPU":
+    if launcher == "TPU":
         return (
             "start the same command on every worker at once: gcloud compute tpus "
             "tpu-vm ssh NAME --worker=all --command='python -m mixjax.main ...'"

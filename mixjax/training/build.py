@@ -11,7 +11,7 @@ from mixjax import data, methods, models
 from mixjax.errors import UsageError
 from mixjax.optim import optimizers, schedules
 from mixjax.profiling import flops
-from mixjax.run import logs
+from mixjax.run.recorder import Plan
 from mixjax.sharding import meshes
 from mixjax.state import ALL, Method, Network, TrainState, Variables
 from mixjax.training.initial_state import first_state, make_init
@@ -115,7 +115,7 @@ def check_classes(model, sets: data.Datasets) -> None:
             )
 
 
-def make_plan(config, run: Assembly) -> logs.Plan:
+def make_plan(config, run: Assembly) -> Plan:
     """What lies ahead in numbers; says it, too."""
     mesh, clock, sets, variables = run.mesh, run.clock, run.sets, run.variables
     log.info("devices: %s", meshes.describe(mesh))
@@ -130,7 +130,7 @@ def make_plan(config, run: Assembly) -> logs.Plan:
         config.batch // mesh.size,
         clock.total_steps / sets.steps_per_epoch,
     )
-    return logs.Plan(
+    return Plan(
         total_steps=clock.total_steps,
         batch=config.batch,
         examples=sets.size,

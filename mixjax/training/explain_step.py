@@ -51,11 +51,11 @@ def compile_step(config, source: Source, options: Mapping) -> Step:
     """Compiles the step that trains on `source`; options: of the compiler."""
     mesh = meshes.make(fsdp=config.mesh.fsdp)
     meshes.check_batch(mesh, config.batch, config.accumulate)
-    how = dict(seed=config.seed, mesh=mesh, opened=(source, None))
-    sets = data.make(config.data, batch=config.batch, **how)
+    settings = dict(seed=config.seed, mesh=mesh, opened=(source, None))
+    sets = data.make(config.data, batch=config.batch, **settings)
     run = assemble(config, mesh, sets)
     # Of a real batch, one example to a device tells the shapes.
-    few = data.make(config.data, batch=mesh.size, **how).train
+    few = data.make(config.data, batch=mesh.size, **settings).train
     with contextlib.closing(few.batches(0, 1)) as batches:
         shapes = jax.eval_shape(lambda x: x, next(batches))
     batch = jax.tree.map(
@@ -99,26 +99,26 @@ def layout(run: Assembly) -> list[str]:
     ]
 
 
-def usage(found) -> list[str]:
+def usage(analysis) -> list[str]:
     """The compiler's account of a step's memory, in lines."""
-    if found is None:
+    if analysis is None:
         return ["  (this kind of device does not tell)"]
     parts = {
-        "arguments": found.argument_size_in_bytes,
-        "outputs": found.output_size_in_bytes,
-        "  of these in the place of arguments": found.alias_size_in_bytes,
-        "temporaries": found.temp_size_in_bytes,
+        "arguments": analysis.argument_size_in_bytes,
+        "outputs": analysis.output_size_in_bytes,
+        "  of these in the place of arguments": analysis.alias_size_in_bytes,
+        "temporaries": analysis.temp_size_in_bytes,
     }
     return [
         f"  {name:<38}{device_memory.text(size):>12}" for name, size in parts.items()
     ]
 
 
-def budget(found: list[Collective]) -> list[str]:
+def budget(collectives_sent: list[Collective]) -> list[str]:
     """A line for each kind of collective, and below it for its largest."""
     lines = []
-    for kind in sorted({c.kind for c in found}):
-        these = [c for c in found if c.kind == kind]
+    for kind in sorted({c.kind for c in collectives_sent}):
+        these = [c for c in collectives_sent if c.kind == kind]
         sent, times = sum(c.bytes for c in these), sum(c.times for c in these)
         lines.append(f"  {kind:<26}{times:>5} times {device_memory.text(sent):>12}")
         for one in sorted(these, key=lambda c: -c.bytes)[:LARGEST]:

@@ -27,11 +27,11 @@ def open_run(path: str, field: str, changes: dict, batch: int, mesh) -> Run:
     import jax
 
     from mixjax import data, methods, models
-    from mixjax.run import checkpoints, logs
+    from mixjax.run import checkpoints, console
     from mixjax.sharding import meshes
     from mixjax.state import Clock, TrainState
 
-    logs.start()
+    console.start()
     saved = Path(path).expanduser() / "config.json"
     if not saved.is_file():
         raise errors.UsageError(f"{field}={path} is not a run: {saved} does not exist.")

@@ -1,5 +1,6 @@
 """The training step: a pure function from state and batch to state and metrics."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -21,34 +22,17 @@ def make_step(
     """The pure step (state, batch, resident) -> (state, metrics).
 
     metrics: scalars, and "grad_squares", the squared gradient norm of every tensor.
-    config.accumulate: parts in which the batch goes through, one after the other; the
-    gradient is the mean of theirs.
+    config.accumulate: the number of parts in which the batch is processed, one after
+    the other; the gradient is the mean of theirs.
     """
-    accumulate = config.accumulate
-
-    def gradient(state, batch, resident, rng):
-        batch = augment(batch, resident, rng)
-        both = jax.value_and_grad(method.loss, has_aux=True)
-        (loss, aux), grads = both(state.params, state, batch, rng)
-        return grads, aux.stats, ({"loss": loss, **aux.metrics}, aux.carry)
-
-    def accumulated(state, batch, resident, rng):
-        def add(carry, part):
-            total, stats = carry
-            now = state.replace(stats=stats)
-            grads, stats, rest = gradient(now, part, resident, rng)
-            return (jax.tree.map(jnp.add, total, grads), stats), rest
-
-        parts = jax.tree.map(lambda x: sub_batches.deal(x, accumulate), batch)
-        zeros = jax.tree.map(jnp.zeros_like, state.params)
-        (total, stats), rest = jax.lax.scan(add, (zeros, state.stats), parts)
-        grads = jax.tree.map(lambda g: g / accumulate, total)
-        return grads, stats, jax.tree.map(lambda x: x.mean(axis=0), rest)
+    gradient = functools.partial(gradient_of, method, augment)
+    if config.accumulate > 1:
+        gradient = functools.partial(accumulated, gradient, config.accumulate)
 
     def step(state: TrainState, batch: dict, resident: dict):
         rng = step_key(config.seed, state.step)
-        run = gradient if accumulate == 1 else accumulated
-        grads, stats, (metrics, carry) = run(state, batch, resident, rng)
+        grads, stats, (metrics, carry) = gradient(state, batch, resident, rng)
+        # One vector instead of a scalar per tensor: it is fetched by the host.
         squares = jnp.stack([jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)])
         rate = jnp.asarray(schedule(state.step), jnp.float32)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -58,22 +42,56 @@ def make_step(
             opt_state=opt_state,
             stats=stats,
         )
-        return method.update(state, carry), {
-            **metrics,
-            "lr": rate,
-            "grad_squares": squares,
-        }
+        # After the optimizer: a teacher follows the new parameters.
+        state = method.update(state, carry)
+        return state, {**metrics, "lr": rate, "grad_squares": squares}
 
     return step
 
 
+def gradient_of(method: Method, augment: Callable, state, batch, resident, rng):
+    """(gradients, batch statistics, (metrics, carry)) of one batch."""
+    batch = augment(batch, resident, rng)
+    value_and_grad = jax.value_and_grad(method.loss, has_aux=True)
+    (loss, aux), grads = value_and_grad(state.params, state, batch, rng)
+    return grads, aux.stats, ({"loss": loss, **aux.metrics}, aux.carry)
+
+
+def accumulated(gradient: Callable, parts: int, state, batch, resident, rng):
+    """As gradient_of, on `parts` of the batch in turn: the mean of their gradients.
+
+    Batch statistics pass from one part to the next.
+    """
+
+    def add(sums, part):
+        total, stats = sums
+        grads, stats, outputs = gradient(
+            state.replace(stats=stats), part, resident, rng
+        )
+        return (jax.tree.map(jnp.add, total, grads), stats), outputs
+
+    divided = jax.tree.map(lambda x: sub_batches.deal(x, parts), batch)
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    (total, stats), outputs = jax.lax.scan(add, (zeros, state.stats), divided)
+    grads = jax.tree.map(lambda g: g / parts, total)
+    return grads, stats, jax.tree.map(lambda x: x.mean(axis=0), outputs)
+
+
 def jit_step(step: Callable, mesh, layout) -> Callable:
-    """Compiles `step` once: state as `layout`, batch cut over `mesh`, state donated."""
+    """Compiles `step` once: state as `layout` and donated, batch split over `mesh`."""
     state = jax.tree.map(lambda s: s.sharding, layout)
-    everywhere, cut = meshes.replicated(mesh), meshes.batched(mesh)
+    everywhere, split = meshes.replicated(mesh), meshes.batched(mesh)
     return jax.jit(
         meshes.within(mesh, step),
-        in_shardings=(state, cut, everywhere),
+        in_shardings=(state, split, everywhere),
         out_shardings=(state, everywhere),
         donate_argnums=0,
     )
+
+
+def compile_step(config, run) -> Callable:
+    """The jitted step of an assembled run (build.Assembly)."""
+    step = make_step(
+        run.method, run.optimizer, run.schedule, run.sets.train.augment, config
+    )
+    return jit_step(step, run.mesh, run.layout)

@@ -16,7 +16,7 @@ from mixjax.errors import UsageError
 from mixjax.evals import activation, embedding, health, histograms, pictures
 from mixjax.methods import siamese
 from mixjax.objectives.health import queue_age
-from mixjax.run import logs
+from mixjax.run.metrics_writer import Writer
 from mixjax.sharding import meshes
 from mixjax.state import Clock
 from tests.support import tiny
@@ -341,7 +341,7 @@ def test_bars():
 
 
 def test_histograms_reach_tensorboard_and_the_disk(mesh, tmp_path):
-    writer = logs.Writer(tmp_path, length=0, step=0)
+    writer = Writer(tmp_path, length=0, step=0)
     params = {"head": {f"w{i}": jnp.arange(4.0) for i in range(9)}}
     run = histograms.make(bins=4, mesh=mesh, workdir=tmp_path)
     assert run(type("S", (), {"params": params}), 5, writer) == {}

@@ -77,7 +77,7 @@ ONLY = {  # name -> the one file that may say it
     "orbax": {"checkpoints.py"},
     "jax.sharding": {"meshes.py"},
     "tensorflow": {"prepare.py"},
-    "tensorboard": {"logs.py"},
+    "tensorboard": {"metrics_writer.py"},
     "pickle": set(),
     "torch": {"torch_side.py"},  # a program of its own, for --check
 }

@@ -34,14 +34,14 @@ def test_how_long_a_step_may_take(monkeypatch):
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from mixjax.run import logs, watchdog
+from mixjax.run import console, watchdog
 
 folder = Path(sys.argv[1])
-logs.start(folder)
+console.start(folder)
 watch = watchdog.Watch(
     step_factor=2.0, step_seconds=1.0, other_seconds=2.0, peer_seconds={peer}
 )
-watch.start(folder, {number}, {count}, logs.path(folder, {number}))
+watch.start(folder, {number}, {count}, console.path(folder, {number}))
 
 
 def the_work():

@@ -60,7 +60,7 @@ def test_the_step_compiles_once(tmp_path, monkeypatch):
         if event.endswith("backend_compile_duration"):
             compiled.append(what.get("fun_name", ""))
 
-    monkeypatch.setattr(loop, "make_step", counted)
+    monkeypatch.setattr(train_step, "make_step", counted)
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         tiny.run(tmp_path, tiny.config())

@@ -1,17 +1,9 @@
-"""What a run writes while it trains, and what its user reads.
-
-metrics.jsonl holds what training and evaluation computed, one object a line with its
-step: a run that was interrupted and continued writes the same bytes as one that was
-not. Timings go to perf.jsonl. Both go to TensorBoard event files as well.
-"""
+"""The metrics of every step, taken from the devices without holding up the loop."""
 
 import contextlib
-import json
 import logging
 import math
-import sys
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -19,148 +11,12 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.histogram_pb2 import HistogramProto
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.record_writer import RecordWriter
 
 from mixjax.errors import Diverged
+from mixjax.run.metrics_writer import Quiet, Writer
 
 log = logging.getLogger("mixjax")
 IN_FLIGHT = 2  # steps that may run ahead of the host; more would pile up batches
-
-
-def not_of_orbax(record: logging.LogRecord) -> bool:
-    """A filter for absl's logger; adding it twice is adding it once."""
-    return "/orbax/" not in record.pathname
-
-
-def hush() -> None:
-    """For the rest of this process: not a word of what orbax leaves behind.
-
-    When it cannot read or write, which it raises, tensorstore goes on calling an event
-    loop that is closed, and coroutines are dropped.
-    """
-    sys.unraisablehook = unraisable
-    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-
-
-def unraisable(report) -> None:
-    """Says all but that the event loop is closed."""
-    if str(report.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(report)
-
-
-def path(workdir: Path, process: int) -> Path:
-    """The log of a process: train.log of the first, train.1.log of the next, ..."""
-    return workdir / (f"train.{process}.log" if process else "train.log")
-
-
-def start(workdir: Path | None = None, process: int = 0) -> None:
-    """Sends the log to the console and, once there is one, to the file in workdir.
-
-    process: of several, only the first says all on the console, the others just
-    warnings. The libraries' own chatter stays out unless it is an error, and orbax'
-    too when it is: it raises what it prints.
-    """
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    logging.getLogger("absl").addFilter(not_of_orbax)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # orbax' tasks
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    for handler in log.handlers:
-        handler.close()
-    console = logging.StreamHandler(sys.stdout)
-    log.handlers = [console]
-    if workdir is not None:
-        log.handlers.append(logging.FileHandler(path(workdir, process)))
-    form = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
-    for handler in log.handlers:
-        handler.setFormatter(form)
-    if process:
-        console.setLevel(logging.WARNING)
-        text = f"%(asctime)s process {process}: %(message)s"
-        console.setFormatter(logging.Formatter(text, "%H:%M:%S"))
-
-
-class Writer:
-    """metrics.jsonl, perf.jsonl and one TensorBoard event file per start."""
-
-    def __init__(self, workdir: Path, *, length: int, step: int):
-        """length: bytes of metrics.jsonl to keep; what is beyond will come again."""
-        self.path = workdir / "metrics.jsonl"
-        self._metrics = open(self.path, "ab")
-        self._metrics.truncate(length)
-        self._metrics.seek(0, 2)
-        self._perf = open(workdir / "perf.jsonl", "a")
-        name = f"events.out.tfevents.{time.time_ns()}.mixjax"
-        self._events = open(workdir / name, "wb")
-        self._records = RecordWriter(self._events)
-        self._event(0, file_version="brain.Event:2")
-        # Tells TensorBoard to forget what an interrupted start wrote beyond `step`.
-        self._event(step + 1, session_log=SessionLog(status=SessionLog.START))
-
-    def length(self) -> int:
-        """Bytes of metrics.jsonl so far."""
-        return self._metrics.tell()
-
-    def metrics(self, step: int, values: dict) -> None:
-        """Values that a repeated run would compute again, to the last bit."""
-        line = json.dumps({"step": step, **values})
-        self._metrics.write(line.encode() + b"\n")
-        self._metrics.flush()
-        self._scalars(step, values)
-
-    def perf(self, step: int, values: dict) -> None:
-        """Timings."""
-        self._perf.write(json.dumps({"step": step, **values}) + "\n")
-        self._perf.flush()
-        self._scalars(step, values)
-
-    def image(self, step: int, tag: str, png: bytes, size: tuple[int, int]) -> None:
-        """A picture, already encoded; size is (height, width)."""
-        picture = Summary.Image(
-            height=size[0], width=size[1], colorspace=3, encoded_image_string=png
-        )
-        self._event(
-            step, summary=Summary(value=[Summary.Value(tag=tag, image=picture)])
-        )
-
-    def histograms(self, step: int, found: dict[str, dict]) -> None:
-        """Histograms by tag; each has the fields of TensorBoard's HistogramProto."""
-        values = [
-            Summary.Value(tag=tag, histo=HistogramProto(**fields))
-            for tag, fields in found.items()
-        ]
-        self._event(step, summary=Summary(value=values))
-
-    def _scalars(self, step: int, values: dict) -> None:
-        pairs = [Summary.Value(tag=k, simple_value=v) for k, v in values.items()]
-        self._event(step, summary=Summary(value=pairs))
-
-    def _event(self, step: int, **content) -> None:
-        event = Event(wall_time=time.time(), step=step, **content)
-        self._records.write(event.SerializeToString())
-        self._events.flush()
-
-    def close(self) -> None:
-        for file in (self._metrics, self._perf, self._events):
-            file.close()
-
-
-class Quiet:
-    """A Writer of nothing, for all processes but the first, which has the same."""
-
-    def length(self) -> int:
-        return 0
-
-    def metrics(self, *ignored) -> None:
-        pass
-
-    perf = image = histograms = metrics
-
-    def close(self) -> None:
-        pass
 
 
 class Plan(NamedTuple):
@@ -339,19 +195,3 @@ def clock(seconds: float) -> str:
     """Seconds as h:mm:ss."""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
-
-
-def summary(workdir: Path) -> list[str]:
-    """What a finished run has to show: its numbers from first to last, its pictures."""
-    text = (workdir / "metrics.jsonl").read_text()
-    lines = [json.loads(line) for line in text.splitlines()]
-    said = []
-    for name in ("train/loss", *sorted({k for x in lines for k in x if "top1" in k})):
-        points = [(x["step"], x[name]) for x in lines if name in x]
-        if points:
-            (first, was), (last, now) = points[0], points[-1]
-            start = "untrained" if first == 0 else f"step {first}"
-            said.append(f"{name}  {was:.4g} ({start}) -> {now:.4g} (step {last})")
-    figures = sorted((workdir / "figures").glob("*.png"))
-    said += [f"picture  {figures[-1]}"] if figures else []
-    return [*said, f"workdir  {workdir}"]

@@ -12,10 +12,11 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mixjax.errors import Diverged
-from mixjax.run import logs
+from mixjax.run.recorder import Plan, Recorder, clock
+from mixjax.run.summary import summary
 
 NEW = {"window": [], "metrics_bytes": 0, "evaluated": []}
-PLAN = logs.Plan(
+PLAN = Plan(
     total_steps=10,
     batch=4,
     examples=22,
@@ -27,9 +28,7 @@ PLAN = logs.Plan(
 
 
 def recorder(folder, notes=NEW, step=0, plan=PLAN, **fields):
-    return logs.Recorder(
-        folder, plan, notes, step, **{"every": 4, "seconds": 0} | fields
-    )
+    return Recorder(folder, plan, notes, step, **{"every": 4, "seconds": 0} | fields)
 
 
 def metrics(loss, squares=(9.0, 16.0)):
@@ -190,7 +189,7 @@ def test_summary_of_a_run(tmp_path):
     (tmp_path / "figures").mkdir()
     for step in (4, 8):
         (tmp_path / "figures" / f"pictures_{step:07d}.png").write_bytes(b"")
-    assert logs.summary(tmp_path) == [
+    assert summary(tmp_path) == [
         "train/loss  2 (step 1) -> 0.5 (step 8)",
         "knn/k=20/top1  25 (untrained) -> 75 (step 8)",
         f"picture  {tmp_path}/figures/pictures_0000008.png",
@@ -199,7 +198,7 @@ def test_summary_of_a_run(tmp_path):
 
 
 def test_clock():
-    assert [logs.clock(s) for s in (0, 59.6, 3599, 90061)] == [
+    assert [clock(s) for s in (0, 59.6, 3599, 90061)] == [
         "0:00:00",
         "0:01:00",
         "0:59:59",
