@@ -1,6 +1,7 @@
-"""Everything that can be known of a run before an accelerator is paid for.
+"""Checks of a run that need no accelerator, to be made before one is paid for.
 
-versions   packages that do not go together        devices   how many to count for
-pictures   the data, its files, and the views      parts     what a run is made of
-space      bytes on the devices and on the disk    diagnosis all of these in turn
+versions   packages that do not fit together       devices   the number to simulate
+pictures   the data, its files, and the views      parts     the components of a run
+space      memory of the devices, disk space       diagnosis all of these in turn
+findings   the facts and problems they report      placeholder_data   blank pictures
 """

@@ -1,19 +1,19 @@
 """python -m mixjax.doctor --config=FILE[:ARG] [--workdir=DIR] [--config.x=y]
 
-Says what a run will be, and everything that stands in its way, before an accelerator
-is paid for: data that is missing or cannot be read, views and networks that do not
-fit, a batch that does not divide, memory on the devices, room on the disk, a folder
-that belongs to another run, packages that do not go together. Runs on the CPU; nothing
-is trained or compiled.
+Describes a run, and lists every problem it would meet, before an accelerator is paid
+for: data that is missing or cannot be read, views that do not fit the network, a batch
+that the devices do not divide, memory, disk space, a folder that belongs to another
+run, packages whose versions do not fit together. Runs on the CPU; nothing is trained or
+compiled.
 
-  --config=FILE[:ARG]    a recipe, see configs/; ARG picks a variant, as the file says
+  --config=FILE[:ARG]    a recipe from configs/; ARG picks one of the file's variants
   --config.FIELD=VALUE   another value for a field, such as --config.data.source=...
-  --workdir=DIR          the folder of the run; runs/<name of the recipe> unless given
-  --devices=N            count for N devices; those of this machine unless given
-  --scan=all|N           decode every file, or N of each split; unless given, as many
+  --workdir=DIR          the folder of the run; default: runs/<name of the recipe>
+  --devices=N            simulate N devices; default: as many as this machine has
+  --scan=all|N           decode every file, or N files of each split; default: as many
                          as a few seconds allow
 
-Exit codes: 0 no problem found, 2 the problems that were listed.
+Exit codes: 0 no problem was found, 2 problems were found and listed.
 """
 
 import gc
@@ -23,44 +23,47 @@ from pathlib import Path
 from mixjax import errors
 from mixjax.runtime import cli
 
-FEW = "few"  # files to look at, unless --scan says how many
+FEW = "few"  # the default of --scan: as many files as a few seconds allow
 
 
 def run(argv: list[str]) -> int:
-    """Checks what the flags (without the program's name) say; returns the exit code."""
+    """Runs the command (argv: without the program's name); returns the exit code."""
     return cli.code(lambda: work(argv))
 
 
 def work(argv: list[str]) -> int:
-    """As run(), but raises what a user is meant to read."""
+    """As run(), but raises the errors that run() prints."""
+    # Imported late: --help needs none of it, and XLA's flags must be set before jax.
     from mixjax.config import recipes
     from mixjax.doctor import devices, versions
     from mixjax.doctor.findings import Findings
     from mixjax.runtime import processes
 
-    ignored = dict.fromkeys(processes.FLAGS)  # a run's own, so that its line fits here
-    config, given = recipes.read(argv, workdir=None, devices=None, scan=FEW, **ignored)
-    devices.simulate(devices.count(given["devices"]))
-    found = Findings()
-    found.fact("recipe", given["config"])
-    line, wrong = versions.check()
-    found.fact("versions", line)
-    for text in wrong:
-        found.problem(text)
-    recipe = Path(given["config"].partition(":")[0]).stem
-    found.attempt(check, found, config, given["workdir"] or f"runs/{recipe}", given)
-    print("\n".join(found.lines()))
-    return errors.USAGE if found.problems else errors.DONE
+    # Accepted, so that the command line of a run needs no change for the doctor.
+    ignored = dict.fromkeys(processes.FLAGS)
+    config, flags = recipes.read(argv, workdir=None, devices=None, scan=FEW, **ignored)
+    devices.simulate(devices.count(flags["devices"]))
+    findings = Findings()
+    findings.fact("recipe", flags["config"])
+    summary, problems = versions.check()
+    findings.fact("versions", summary)
+    for problem in problems:
+        findings.problem(problem)
+    recipe = Path(flags["config"].partition(":")[0]).stem
+    workdir = flags["workdir"] or f"runs/{recipe}"
+    # An attempt as well: packages that do not fit together may break an import.
+    findings.attempt(check, findings, config, workdir, flags["scan"])
+    print("\n".join(findings.lines()))
+    return errors.USAGE if findings.problems else errors.DONE
 
 
-def check(found, config, workdir: str, given: dict) -> None:
-    """All checks beyond those of versions, which may keep jax from being imported."""
-    gc.disable()  # tracing makes millions of objects, nearly all of which stay
+def check(findings, config, workdir: str, scan: str) -> None:
+    """Makes all checks but that of versions; scan: the value of --scan."""
+    gc.disable()  # tracing creates millions of objects, nearly all of which stay alive
     from mixjax.doctor import diagnosis, pictures
 
-    logging.getLogger("absl").setLevel(logging.ERROR)  # the libraries' own chatter
-    most = pictures.how_many(given["scan"])
-    diagnosis.diagnose(found, config, workdir, most)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # no progress notes of libraries
+    diagnosis.diagnose(findings, config, workdir, pictures.how_many(scan))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""All checks of a recipe, in turn; what fails is listed, and the others go on."""
+"""All checks of a recipe in turn; a check that fails does not stop the next ones."""
 
 from mixjax import data, methods, models
 from mixjax.data.reader import Reader
@@ -8,60 +8,63 @@ from mixjax.doctor.findings import Findings
 from mixjax.training import build
 
 
-def diagnose(found: Findings, config, workdir: str, most: int | None) -> None:
-    """Fills `found` with what there is to say of the run that `config` describes.
+def diagnose(findings: Findings, config, workdir: str, most: int | None) -> None:
+    """Adds to `findings` the facts and problems of the run that `config` describes.
 
-    workdir: of the run. most: files of a split to look at, see pictures.scan. Nothing
-    is compiled, and no folder stays that was not there.
+    workdir: the run's folder. most: the number of files of each split to decode, see
+    pictures.scan. Compiles nothing and leaves no new folder behind.
     """
-    mesh = parts.make_mesh(found, config)
-    opened = pictures.open_splits(found, config.data)
+    mesh = parts.make_mesh(findings, config)
+    opened = pictures.open_splits(findings, config.data)
     for source in filter(None, opened):
-        pictures.scan(found, source, most, config.data.threads)
-    network = found.attempt(models.make, config.model)
+        pictures.scan(findings, source, most, config.data.threads)
+    network = findings.attempt(models.make, config.model)
     if network is None:
-        pictures.check_texts(found, config.data)
-        parts.with_batches_that_fit(found, config, mesh, None)
+        pictures.check_texts(findings, config.data)
+        parts.with_batches_that_fit(findings, config, mesh, None)
     else:
-        check_run(found, config, workdir, mesh, opened, network)
-    space.workdir(found, config, workdir)
+        check_run(findings, config, workdir, mesh, opened, network)
+    space.workdir(findings, config, workdir)
 
 
-def check_run(found: Findings, config, workdir: str, mesh, opened, network) -> None:
-    """The checks that need a network; opened: the splits, as far as they are there."""
-    parts.describe(found, config, network)
-    how = config.method, network
-    method = found.attempt(methods.make, *how, clock=parts.ANY)
-    safe = parts.with_batches_that_fit(found, config, mesh, method)
-    made = placeholder_data.source(config, network.geometry)
-    source = opened.train or made
-    fits = pictures.fit(found, config, source, network.geometry, mesh)
-    found.attempt(build.check_classes, config.model, source)
+def check_run(findings: Findings, config, workdir: str, mesh, opened, network) -> None:
+    """The checks that need a network; opened: the splits that could be opened."""
+    parts.describe(findings, config, network)
+    method = findings.attempt(methods.make, config.method, network, clock=parts.ANY)
+    safe = parts.with_batches_that_fit(findings, config, mesh, method)
+    blank = placeholder_data.source(config, network.geometry)
+    source = opened.train or blank
+    fits = pictures.fit(findings, config, source, network.geometry, mesh)
+    findings.attempt(build.check_classes, config.model, source)
     known = opened.train is not None and source.size >= config.batch
 
-    # From here on whatever has been refused is replaced by what fits.
+    # Whatever has been refused is replaced from here on by something that fits, so
+    # that the later checks report problems of their own, not the same one again.
     size, fields = max(source.size, safe.batch), dict(config.data)
     if not fits:
-        source, fields = made, pictures.fitting(config.data, network.geometry, source)
-    if made.classes:
-        source = source._replace(classes=made.classes, several=made.several)
+        source, fields = blank, pictures.fitting(config.data, network.geometry, source)
+    if blank.classes:  # the labels that the network expects
+        source = source._replace(classes=blank.classes, several=blank.several)
     source, fields["eval_batch"] = source._replace(size=size), safe.data.eval_batch
-    held = dict(batch=safe.batch, seed=config.seed, mesh=mesh)
-    held["opened"] = source, opened.test if opened.train else source
-    run = parts.assemble(found, safe, mesh, data.make(fields, **held), network, method)
+    context = dict(batch=safe.batch, seed=config.seed, mesh=mesh)
+    context["opened"] = source, opened.test if opened.train else source
+    sets = data.make(fields, **context)
+    run = parts.assemble(findings, safe, mesh, sets, network, method)
     if run is None:
         return
-    parts.plan(found, safe, run, known)
-    kept = resident(fields, source) if known and fields["on_device"] else 0
-    space.on_devices(found, safe, run, kept)
-    space.on_disk(found, safe, run, workdir)
-    parts.borrowed(found, config, run)
-    elsewhere = data.make(fields | {"on_device": False}, **held)
-    parts.evaluators(found, config, run, elsewhere, workdir)
+    parts.plan(findings, safe, run, known)
+    on_device = known and fields["on_device"]
+    data_bytes = picture_bytes(fields, source) if on_device else 0
+    space.on_devices(findings, safe, run, data_bytes)
+    space.on_disk(findings, safe, run, workdir)
+    parts.borrowed(findings, config, run)
+    # Not on the devices: evaluators are only constructed, and copying takes long.
+    sets = data.make(fields | {"on_device": False}, **context)
+    parts.evaluators(findings, config, run, sets, workdir)
 
 
-def resident(fields: dict, source) -> int:
-    """Bytes of all pictures of `source` as every device has them."""
+def picture_bytes(fields: dict, source) -> int:
+    """The bytes of all pictures of `source`, which every device holds a copy of."""
     view = parse(fields["eval_view"], "data.eval_view")
     first = Reader(source, [view], 0).training(0, 0)["images"][0]
     return first.nbytes * source.size

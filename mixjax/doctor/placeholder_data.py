@@ -1,4 +1,4 @@
-"""A stand-in for pictures that are not here: all blank, of the size that is wanted."""
+"""A substitute for missing data: blank pictures of the size the network expects."""
 
 import io
 
@@ -16,18 +16,18 @@ SIZE = 10**7  # more than any batch
 def source(config, geometry: Geometry) -> Source:
     """SIZE blank pictures, with the labels that the network expects.
 
-    Files where config.data.source would have files, else arrays.
+    Encoded files if config.data.source consists of files, else arrays.
     """
     pixels = np.zeros((*geometry.image_size, geometry.channels), np.uint8)
     kind = config.data.source.partition(":")[0]
     annotated = kind in sources.ANNOTATED
-    filed = annotated or kind in ("tfds", "folder")
-    picture = as_file(pixels) if filed else pixels
+    encoded = annotated or kind in ("tfds", "folder")
+    picture = as_file(pixels) if encoded else pixels
     classes, several = labels(config)
     label = np.zeros(classes, np.int8) if several else 0 if classes else -1
     if annotated:
         label = annotation(kind, *pixels.shape[:2])
-    every = lambda x: np.broadcast_to(x, (SIZE, *np.shape(x)))  # takes no memory
+    repeat = lambda x: np.broadcast_to(x, (SIZE, *np.shape(x)))  # takes no memory
     return Source(
         name="a blank stand-in",
         size=SIZE,
@@ -37,13 +37,13 @@ def source(config, geometry: Geometry) -> Source:
         read=lambda i: (picture, label),
         title=lambda i: f"blank picture {i}",
         file=None,
-        images=None if filed else every(pixels),
-        labels=None if filed else every(label),
+        images=None if encoded else repeat(pixels),
+        labels=None if encoded else repeat(label),
     )
 
 
 def annotation(kind: str, height: int, width: int) -> Objects | Map:
-    """One object that fills the picture, or one class everywhere."""
+    """One object that fills the picture, or a map of a single class."""
     if kind == "ade20k":
         return Map(np.zeros((height, width), np.uint8), "blank")
     outline = [np.array([0.0, 0, width, 0, width, height, 0, height])]
@@ -52,10 +52,13 @@ def annotation(kind: str, height: int, width: int) -> Objects | Map:
 
 
 def labels(config) -> tuple[int, bool]:
-    """(the classes that the network expects, 0 for none; whether several at once)."""
+    """(the number of classes that the network expects, whether labels are multiple).
+
+    0 classes if the network has no classifier.
+    """
     model, method = config.model, config.method
-    told = (getattr(section, "classes", 0) for section in model.values())
-    classes = next(filter(None, told), 0)
+    numbers = (getattr(section, "classes", 0) for section in model.values())
+    classes = next(filter(None, numbers), 0)
     return classes, bool(classes) and method.get("loss") == "sigmoid"
 
 

@@ -1,7 +1,7 @@
-"""Whether the packages that are here go together.
+"""Whether the versions of the installed packages fit together.
 
-requirements.txt, beside the package, says what mixjax needs; what each of those needs
-in turn stands in its own metadata. Only what neither can say is written here.
+requirements.txt, beside the package, lists what mixjax needs, and the metadata of each
+of those packages what it needs in turn. This file adds only rules that neither states.
 """
 
 import importlib.metadata
@@ -18,18 +18,20 @@ PLUGIN = re.compile(r"jax-(cuda\d+)-(plugin|pjrt)")
 
 
 def installed() -> dict[str, importlib.metadata.Distribution]:
-    """{name: package} of all that Python finds; the first of a name counts."""
-    found = {}
+    """{name: package} of all packages on Python's path."""
+    packages = {}
     for package in importlib.metadata.distributions():
-        if package.metadata["Name"]:
-            found.setdefault(canonicalize_name(package.metadata["Name"]), package)
-    return found
+        # A folder left by a failed removal has no name. Of two packages of one name
+        # the first is the one that Python imports.
+        if name := package.metadata["Name"]:
+            packages.setdefault(canonicalize_name(name), package)
+    return packages
 
 
 def check(file: Path = FILE) -> tuple[str, list[str]]:
-    """(the versions of the main packages in a line, what is wrong with any).
+    """(a line with the versions of the main packages, the problems of any package).
 
-    file: the requirements.
+    file: a requirements file.
     """
     packages = installed()
     versions = {name: package.version for name, package in packages.items()}
@@ -40,7 +42,7 @@ def check(file: Path = FILE) -> tuple[str, list[str]]:
         line += "; jax has no plugin for a GPU or TPU here"
     wanted = requirements(file) if file.is_file() else []
     if not wanted:
-        line += f"; {file} is not there, so bounds are not known"
+        line += f"; without {file}, the versions required are not known"
     return line, [*bounds(wanted, packages), *pairs(versions)]
 
 
@@ -56,58 +58,60 @@ def requirements(file: Path) -> list[Requirement]:
 
 
 def bounds(wanted: list[Requirement], packages: dict) -> list[str]:
-    """A sentence for each package that is absent or outside of what another asks."""
-    found, seen = [], set()
-    rest = [("requirements.txt", requirement) for requirement in wanted]
-    while rest:
-        who, requirement = rest.pop(0)
+    """A problem for each package that is missing or has a version that does not fit."""
+    problems, visited = [], set()
+    queue = [("requirements.txt", requirement) for requirement in wanted]
+    while queue:
+        user, requirement = queue.pop(0)
         name = canonicalize_name(requirement.name)
-        if (who, name) in seen:
+        if (user, name) in visited:  # packages may need each other in a circle
             continue
-        seen.add((who, name))
-        mend = f'run pip install "{requirement.name}{requirement.specifier}"'
+        visited.add((user, name))
+        needed = f"{requirement.name}{requirement.specifier}"
+        remedy = f'run pip install "{needed}"'
         if name not in packages:
-            found.append(f"{who} needs {requirement.name}, which is not here; {mend}.")
+            problems.append(
+                f"{user} needs {requirement.name}, which is not installed; {remedy}."
+            )
             continue
         version = packages[name].version
         if not requirement.specifier.contains(version, prereleases=True):
-            found.append(
-                f"{who} needs {requirement.name}{requirement.specifier}, but "
-                f"{version} is here; {mend}."
+            problems.append(
+                f"{user} needs {needed}, but {version} is installed; {remedy}."
             )
-        whole = f"{requirement.name} {version}"
-        rest += [(whole, needed) for needed in needs(packages[name], requirement)]
-    return found
+        package = f"{requirement.name} {version}"
+        queue += [(package, further) for further in needs(packages[name], requirement)]
+    return problems
 
 
 def needs(package: importlib.metadata.Distribution, wanted: Requirement) -> list:
-    """What `package` needs on this machine, with the extras that `wanted` names."""
+    """The requirements of `package` here, with those of the extras in `wanted`."""
     extras = ("", *wanted.extras)
-    every = [Requirement(text) for text in package.requires or ()]
+    requirements_ = [Requirement(text) for text in package.requires or ()]
     return [
         r
-        for r in every
+        for r in requirements_
         if not r.marker or any(r.marker.evaluate({"extra": e}) for e in extras)
     ]
 
 
 def pairs(versions: dict[str, str]) -> list[str]:
-    """A sentence for each pair of packages whose versions must be the same."""
+    """A problem for each two packages that must have one version but do not."""
     jax, jaxlib = versions.get("jax"), versions.get("jaxlib")
-    found = []
+    problems = []
     if jax and jaxlib and jax != jaxlib:
-        found.append(
+        problems.append(
             f"jax is {jax}, but jaxlib is {jaxlib}; they must be the same: "
             f"run pip install jax=={jax} jaxlib=={jax}."
         )
     gpu = {name: PLUGIN.fullmatch(name)[1] for name in versions if PLUGIN.match(name)}
     for name, kind in gpu.items():
         if jaxlib and versions[name] != jaxlib:
-            found.append(
+            problems.append(
                 f"{name} is {versions[name]}, but jaxlib is {jaxlib}; they must be the "
                 f'same: run pip install "jax[{kind}]=={jaxlib}".'
             )
     if len(set(gpu.values())) > 1:
         kinds = " and ".join(sorted(set(gpu.values())))
-        found.append(f"jax has plugins for {kinds}; uninstall all but one.")
-    return found
+        problems.append(f"jax has plugins for {kinds}; uninstall all but one.")
+    return problems

@@ -6,18 +6,18 @@
     loss = L(x1, x2) + lam L(m, x2) + (1 - lam) L(reverse m, x2)
 
 Un-Mix (Shen et al., AAAI 2022, equations 1 to 3) and MixMask (Vishniakov et al., 2022,
-equations 2 to 5). `reverse` puts the features of m into the order in which the image
-that holds the other share stands at each place: the inverse of the permutation that
-chose the partners. It re-orders outputs, it does not encode again; that is the same
-as long as batch statistics do not depend on the order of the batch. Several mixtures
-add their pairs of terms (MixMask's MixMask*); erasing has two images instead of two
-orders (MixMask, table 4). With branches="both" (Un-Mix, equation 4) the mixtures of
-x1 and x2 are compared with each other and lam is not needed.
+equations 2 to 5). Image i is also part of another mixture, with share 1 - lam:
+`reverse` moves the features of that mixture to place i, by the inverse of the
+permutation that chose the partners. It re-orders outputs instead of encoding again,
+which is the same as long as batch statistics do not depend on the order of the batch.
+Several mixtures add their pairs of terms (MixMask's MixMask*); erasing yields two
+images instead of two orders (MixMask, table 4). With branches="both" (Un-Mix, equation
+4) the mixtures of x1 and x2 are compared with each other, and lam is not needed.
 
-What is a config field because code bases differ: which views predict which (`pairs`),
-whether directions are summed or averaged (`reduce`), what shares BatchNorm statistics
-(`join`), whether a mixture is also a target (`mixed_as`), which views a mixture is
-held against (`against`), how features are re-ordered (`reverse`).
+Config fields cover the differences between code bases: which views predict which
+(`pairs`), whether directions are summed or averaged (`reduce`), which branches share
+BatchNorm statistics (`join`), whether a mixture is also a target (`mixed_as`), which
+views a mixture is compared with (`against`), how features are re-ordered (`reverse`).
 
 Departures: in symmetric MoCo the mixture is encoded once, not twice with the same
 result, so that the running statistics see it once; with more than two views only the
@@ -54,7 +54,7 @@ from mixjax.state import (
     Variables,
 )
 
-PURPOSE = 1 << 30  # keeps the keys here apart from those of views
+PURPOSE = 1 << 30  # keeps the random keys here apart from those of views
 
 
 class Siamese(NamedTuple):
@@ -313,7 +313,7 @@ def show(siamese: Siamese, state: TrainState, batch: dict, rng: Array) -> dict:
 
 
 def regrouped(sections: Mapping, batch: int) -> dict:
-    """Sections of mixtures for a few pictures to look at.
+    """The sections of mixtures with as many groups as a small batch can have.
 
     See mixtures.for_few.
     """
@@ -321,18 +321,19 @@ def regrouped(sections: Mapping, batch: int) -> dict:
 
 
 def panels(name: str, mixed: Mixed, weighted: bool) -> dict:
-    """A mixture for pictures.sheet: in both orders, with the weights of its terms.
+    """Columns of one mixture for evals/pictures.py, in both orders.
 
-    At each place stands the mixture that its image is held in, by lam and, in reverse
-    order, by 1 - lam. weighted: whether the loss has two such terms.
+    Below each image stands its weight in the loss: lam, and 1 - lam in reverse order.
+    weighted: whether the loss has these two terms.
     """
     images, lam = mixed.images, mixed.lam
+    # One mask serves a whole group: [G, H, W] -> [B, H, W].
     share = jnp.repeat(mixed.mask[..., 0], len(images) // len(mixed.mask), axis=0)
     weight = lam if weighted else jnp.ones_like(lam)
-    found = {name: (images, {"lam": lam, "weight": weight})}
-    found[f"{name}: own share"] = share  # [B, H, W]
+    columns = {name: (images, {"lam": lam, "weight": weight})}
+    columns[f"{name}: own share"] = share
     if weighted and mixed.partner is not None:
-        places = jnp.argsort(mixed.partner, axis=1)
-        back = branches.reordered({"map": images}, places)["map"]
-        found[f"{name} in reverse order"] = back, {"weight": 1 - lam}
-    return found
+        places = jnp.argsort(mixed.partner, axis=1)  # the inverse permutation
+        reversed_images = branches.reordered({"map": images}, places)["map"]
+        columns[f"{name} in reverse order"] = reversed_images, {"weight": 1 - lam}
+    return columns

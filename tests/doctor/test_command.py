@@ -42,12 +42,12 @@ def test_versions_out_of_bounds(monkeypatch, tmp_path):
     here = dict(jax="0.9.1", jaxlib="0.9.1")
     (said,) = wrong(monkeypatch, tmp_path, "jax>=0.10,<0.12  # why", **here)
     assert said == (
-        "requirements.txt needs jax<0.12,>=0.10, but 0.9.1 is here; "
+        "requirements.txt needs jax<0.12,>=0.10, but 0.9.1 is installed; "
         'run pip install "jax<0.12,>=0.10".'
     )
     assert wrong(monkeypatch, tmp_path, "jax>=0.9", **here) == []
     (said,) = wrong(monkeypatch, tmp_path, "clu>=0.0.12", **here)
-    assert said.startswith("requirements.txt needs clu, which is not here")
+    assert said.startswith("requirements.txt needs clu, which is not installed")
 
 
 def test_what_packages_need_in_turn(monkeypatch, tmp_path):
@@ -56,10 +56,10 @@ def test_what_packages_need_in_turn(monkeypatch, tmp_path):
     here = dict(tensorboard=("2.21.0", needs), numpy="1.26.4")
     found = wrong(monkeypatch, tmp_path, "tensorboard>=2", **here)
     assert len(found) == 2
-    assert "tensorboard 2.21.0 needs setuptools, which is not here" in found[0]
-    assert "tensorboard 2.21.0 needs numpy>=2, but 1.26.4 is here" in found[1]
+    assert "tensorboard 2.21.0 needs setuptools, which is not installed" in found[0]
+    assert "tensorboard 2.21.0 needs numpy>=2, but 1.26.4 is installed" in found[1]
     found = wrong(monkeypatch, tmp_path, "tensorboard[test]>=2", **here)
-    assert any("torch, which is not here" in said for said in found)
+    assert any("torch, which is not installed" in said for said in found)
 
 
 def test_pairs_that_must_be_alike(monkeypatch, tmp_path):

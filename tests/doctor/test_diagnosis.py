@@ -54,11 +54,11 @@ def test_nothing_is_wrong(tmp_path):
         "training: digits/train, 1437 examples, 10 classes",
         "held out: digits/test, 360 examples",
         "16 x 16 x 1 in patches of 4: 4 x 4 tokens",
-        "16 examples, 2 on a device",
+        "16 examples, 2 per device",
         "base 0.002 x 1 (effective batch 16) = 0.002; cosine",
         "12 steps, 192 examples",
         "encoder 0.01 M",
-        f"{tmp_path}/run, begins afresh",
+        f"{tmp_path}/run, a new run",
     ):
         assert part in said, part
     assert not (tmp_path / "run").exists()
@@ -77,10 +77,10 @@ def test_imagenet_without_imagenet(tmp_path):
     assert "python -m mixjax.prepare imagenet2012" in problem
     said = text(found)
     for part in (
-        "blank pictures stand in",
+        "blank pictures replace it below",
         "224 x 224 x 3 in patches of 16: 14 x 14 tokens",
         "x batch/256 (effective batch 4096) = 0.0024",
-        "800 epochs; steps are not known",
+        "800 epochs; the steps are not known",
         "encoder 21.59 M",
         "activations ",
     ):
@@ -215,7 +215,7 @@ def test_an_unforeseen_error_is_listed_too(tmp_path, monkeypatch):
 
     monkeypatch.setattr("mixjax.profiling.device_memory.kept", fails)
     found = examine(tiny.config(), tmp_path / "run")
-    assert found.problems == ["it would end in an error: TypeError: shapes differ"]
+    assert found.problems == ["the run would end in an error: TypeError: shapes differ"]
     assert "optimizer" in text(found)
 
 
