@@ -26,7 +26,7 @@ from mixjax.errors import UsageError
 Array = jax.Array
 
 
-def make(
+def make_norm(
     *, groups: int, interleaved: bool, momentum: float, eps: float, unbiased: bool
 ) -> Callable:
     """The norm of config.model.norm: (affine, scale_init, name) -> BatchNorm.
@@ -55,7 +55,7 @@ def missing(**_) -> None:
 
 
 class BatchNorm(nn.Module):
-    """x [B, ..., C] -> the same, every channel normalised; the fields: see make.
+    """x [B, ..., C] -> the same, every channel normalised; the fields: see make_norm.
 
     Keeps "mean" and "var" [C] float32 in the collection batch_stats: changed once by
     every call with train=True, read by those with train=False.
