@@ -68,7 +68,7 @@ def make(config: Mapping) -> Network:
     sections = {k: v for k, v in config.items() if k not in ("precision", "norm")}
     norm = norms.missing
     if "norm" in config:
-        norm = call("model.norm", norms.make, config["norm"])
+        norm = call("model.norm", norms.make_norm, config["norm"])
     first = sections.pop("encoder")
     check_shared("model.encoder", first)
     backbone = load(__name__, first["name"], "model.encoder.name").make

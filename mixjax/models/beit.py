@@ -1,9 +1,9 @@
-"""The vision transformer of BEiT (Bao et al., 2022) that SimMIM uses.
+"""The vision transformer of BEiT (Bao et al., 2022), in the variant used by SimMIM.
 
-Beside the plain one (vit.py): no absolute positions but a relative position bias, a
-learned scale on every residual branch (LayerScale), no bias of the keys, stochastic
-depth, and a mask token. LayerNorm with epsilon 1e-6, exact GELU. Parameters are
-float32; `dtype` is that of the matrix products, while norms' statistics, softmax and
+Unlike the plain ViT (vit.py) it has a relative position bias instead of absolute
+positions, LayerScale on every residual branch (Touvron et al., 2021), no key bias,
+stochastic depth and a mask token. LayerNorm with epsilon 1e-6, exact GELU. Parameters
+are float32. Matrix products run in `dtype`; normalisation statistics, the softmax and
 the residual stream stay in float32.
 """
 
@@ -30,12 +30,15 @@ from mixjax.models.vit import (
 
 Array = jax.Array
 ZEROS = nn.initializers.zeros
-# SimMIM's pre-training truncates at one standard deviation.
+# SimMIM's pre-training truncates at +-0.02, which is one standard deviation.
 NORMAL = nn.initializers.truncated_normal(0.02, lower=-1.0, upper=1.0)
 
 
 def damped(layer) -> Callable:
-    """NORMAL / sqrt(2 (layer + 1)), of the kernels that end a residual branch."""
+    """NORMAL / sqrt(2 (layer + 1)), for the last kernel of a residual branch.
+
+    BEiT's fix_init_weight: it keeps the residual stream's variance from growing.
+    """
 
     def init(key, shape, dtype=jnp.float32):
         return NORMAL(key, shape, dtype) * (2.0 * (layer + 1)) ** -0.5
@@ -44,16 +47,20 @@ def damped(layer) -> Callable:
 
 
 def relative_bias(module: nn.Module, grid: tuple[int, int], heads: int) -> Array:
-    """[heads, 1 + L, 1 + L] from a new parameter of `module`."""
+    """Bias [heads, 1 + L, 1 + L] from the parameter relative_bias of `module`."""
+    # The three extra rows: class to patch, patch to class, class to class.
     shape = ((2 * grid[0] - 1) * (2 * grid[1] - 1) + 3, heads)
     table = module.param("relative_bias", ZEROS, shape)
     return positions.relative_bias(table, grid, class_token=True)
 
 
 class Attention(nn.Module):
-    """[B, 1 + L, D] -> [B, 1 + L, D]; queries and values have a bias, keys none."""
+    """[B, 1 + L, D] -> [B, 1 + L, D], with a bias for queries and values, not keys.
 
-    grid: tuple[int, int] | None  # of a position bias of its own; None: it has none
+    A key bias would add the same to all logits of a query, which softmax ignores.
+    """
+
+    grid: tuple[int, int] | None  # of this block's bias table; None: it has no table
     heads: int
     layer: int | Array
     dtype: jnp.dtype
@@ -62,11 +69,10 @@ class Attention(nn.Module):
     def __call__(
         self, x: Array, bias: Array | None, choose: Callable | None
     ) -> tuple[Array, dict]:
-        """bias: [heads, 1 + L, 1 + L], of positions. choose: see attention.attend."""
+        """bias: shared [heads, 1 + L, 1 + L] or None. choose: see attention.attend."""
         d = x.shape[-1]
-        how = {"use_bias": False, "kernel_init": NORMAL}
-        qkv = dense(3 * d, self.dtype, "qkv", **how)(x)  # [B, 1 + L, 3 D]
-        query, key, value = jnp.split(qkv, 3, axis=-1)
+        qkv = dense(3 * d, self.dtype, "qkv", use_bias=False, kernel_init=NORMAL)(x)
+        query, key, value = jnp.split(qkv, 3, axis=-1)  # each [B, 1 + L, D]
         query = query + self.param("q_bias", ZEROS, (d,)).astype(self.dtype)
         value = value + self.param("v_bias", ZEROS, (d,)).astype(self.dtype)
         if self.grid is not None:
@@ -97,8 +103,9 @@ class Block(nn.Module):
         """
         scale = nn.initializers.constant(self.layer_scale)
         gamma = [self.param(f"gamma_{i}", scale, x.shape[-1:]) for i in (1, 2)]
-        how = self.grid, self.heads, self.layer, self.dtype
-        attention = Attention(*how, name="attn")
+        attention = Attention(
+            self.grid, self.heads, self.layer, self.dtype, name="attn"
+        )
         mixed, notes = attention(layer_norm(self.dtype, "norm1")(x), bias, choose)
         x = x + drop(0, gamma[0] * mixed)
         inits = NORMAL, damped(self.layer)
@@ -117,10 +124,10 @@ class Beit(nn.Module):
     depth: int
     heads: int
     mlp_ratio: float
-    layer_scale: float  # what the scales of the branches start from
-    drop_path: float  # of the last block; it rises from 0 in the first
+    layer_scale: float  # initial value of gamma_1 and gamma_2
+    drop_path: float  # rate of the last block; rises linearly from 0 at the first
     mask_token: bool
-    pool: str  # "class", "mean", or "mean_norm" (mean first, then a norm of its own)
+    pool: str  # "class", "mean", or "mean_norm" (mean, then LayerNorm fc_norm)
     relative: str  # "shared": one table for all blocks; "each": one per block
     remat: str
     scan: bool
@@ -138,7 +145,7 @@ class Beit(nn.Module):
         check_name("model.encoder.relative", self.relative, ["shared", "each"])
         check_name("model.encoder.remat", self.remat, ["none", *REMAT])
 
-    any_size = False  # positions are those of image_size
+    any_size = False  # the bias tables fit image_size alone
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -146,8 +153,10 @@ class Beit(nn.Module):
 
     def embed(self, images: Array) -> Array:
         """[B, H, W, C] -> [B, L, D] float32."""
-        how = self.patch, self.width, NORMAL, ZEROS, self.dtype
-        return PatchEmbed(*how, name="patch_embed")(images).astype(jnp.float32)
+        embed = PatchEmbed(
+            self.patch, self.width, NORMAL, ZEROS, self.dtype, name="patch_embed"
+        )
+        return embed(images).astype(jnp.float32)
 
     @nn.compact
     def __call__(
@@ -162,10 +171,11 @@ class Beit(nn.Module):
         """Encodes inputs["images"].
 
         select: [B, L, D] -> [B', L, D] repeats or mixes patch tokens.
-        hide: [B', L], 1 where the mask token then takes the place of a patch token.
-        choose: (layer, logits) -> (keys or None, notes), see attention.attend.
+        hide: [B', L], 1 where the mask token then replaces a patch token.
+        choose: (layer, logits) -> (bool mask of keys or None, notes); see
+            attention.attend.
         Returns tokens [B', 1 + L, D] and map [B', h, w, D] (after the final norm,
-        unless pool says "mean_norm"), features [B', D], embedding [B, L, D] (of
+        unless pool is "mean_norm"), features [B', D], embedding [B, L, D] (of
         patches, before select), all float32, and notes.
         """
         embedding = self.embed(inputs["images"])
@@ -178,28 +188,28 @@ class Beit(nn.Module):
         x = jnp.concatenate([cls, x], axis=1)  # [B', 1 + L, D]
         shared = self.relative == "shared"
         bias = relative_bias(self, self.grid, self.heads) if shared else None
-        own = None if shared else self.grid
+        table_grid = None if shared else self.grid
         key = self.make_rng("dropout") if train and self.drop_path > 0 else None
         drop = stochastic_depth.dropper(key, self.drop_path, self.depth)
 
         def block(layer, **kwargs):
-            how = own, self.heads, self.mlp_ratio, self.layer_scale, layer, self.dtype
-            return Block(*how, **kwargs)
+            settings = self.heads, self.mlp_ratio, self.layer_scale, layer, self.dtype
+            return Block(table_grid, *settings, **kwargs)
 
         def run(block, x, layer):
-            chosen = None if choose is None else functools.partial(choose, layer)
-            return block(x, bias, functools.partial(drop, layer), chosen)
+            choose_keys = None if choose is None else functools.partial(choose, layer)
+            return block(x, bias, functools.partial(drop, layer), choose_keys)
 
-        how = {"remat": self.remat, "scan": self.scan, "run": run}
-        x, notes = run_blocks(self, block, self.depth, x, **how)
+        options = {"remat": self.remat, "scan": self.scan, "run": run}
+        x, notes = run_blocks(self, block, self.depth, x, **options)
         if self.pool == "mean_norm":
             features = layer_norm(jnp.float32, "fc_norm")(x[:, 1:].mean(axis=1))
         else:
             x = layer_norm(jnp.float32, "norm")(x)
             features = x[:, 0] if self.pool == "class" else x[:, 1:].mean(axis=1)
         tokens_map = x[:, 1:].reshape(len(x), *self.grid, self.width)  # [B', h, w, D]
-        found = {"tokens": x, "map": tokens_map, "features": features}
-        return found | {"embedding": embedding, "notes": notes}
+        outputs = {"tokens": x, "map": tokens_map, "features": features}
+        return outputs | {"embedding": embedding, "notes": notes}
 
 
 make = Beit

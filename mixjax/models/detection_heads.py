@@ -88,7 +88,7 @@ class Convs(nn.Module):
     count: int
     width: int
     norm_kind: str  # "none", "layer" (over channels, epsilon 1e-6) or "batch"
-    norm: Callable  # see norms.make
+    norm: Callable  # see norms.make_norm
     dtype: jnp.dtype
 
     @nn.compact

@@ -22,7 +22,7 @@ class Classifier(nn.Module):
     classes: int
     init_std: float
     feature_norm: bool
-    norm: Callable  # see norms.make
+    norm: Callable  # see norms.make_norm
     dtype: jnp.dtype
 
     def __post_init__(self):

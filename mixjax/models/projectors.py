@@ -58,7 +58,7 @@ class Projector(nn.Module):
     hidden_bias: bool
     last_bias: bool
     last_norm: str  # after the last layer; "plain": without scale and bias
-    norm: Callable  # see norms.make
+    norm: Callable  # see norms.make_norm
     dtype: jnp.dtype
 
     reads, gives = "features", "projection"

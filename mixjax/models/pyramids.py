@@ -113,7 +113,7 @@ class SimplePyramid(nn.Module):
 class Neck(nn.Module):
     """Four maps [B, h, w, D] of stride 16 -> pyramid of strides 4, 8, 16 and 32."""
 
-    norm: Callable  # see norms.make
+    norm: Callable  # see norms.make_norm
     dtype: jnp.dtype
 
     @nn.compact

@@ -33,7 +33,7 @@ class Res5(nn.Module):
     width: int  # of the 3x3 convolutions
     extra_norm: bool
     remat: str  # "block": the backward pass computes the insides of blocks again
-    norm: Callable  # see norms.make
+    norm: Callable  # see norms.make_norm
     dtype: jnp.dtype
 
     def __post_init__(self):

@@ -131,7 +131,7 @@ class ResNet(nn.Module):
     stem_init: str  # "torch_default" where a paper's code puts another stem in place
     zero_init: bool  # blocks start as identities: the last scale of each is zero
     remat: str  # "block": the backward pass computes the insides of blocks again
-    norm: Callable  # see norms.make
+    norm: Callable  # see norms.make_norm
     dtype: jnp.dtype
 
     def __post_init__(self):

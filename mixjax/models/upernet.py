@@ -105,7 +105,7 @@ class UperHead(nn.Module):
     dropout: float  # the share of channels that an image loses in training
     scales: tuple[int, ...]  # bins of the pooled maps, by side
     remat: bool  # the backward pass makes the input of the widest layer again
-    norm: Callable  # see norms.make
+    norm: Callable  # see norms.make_norm
     dtype: jnp.dtype
 
     def __post_init__(self):
@@ -149,7 +149,7 @@ class FCNHead(nn.Module):
     width: int
     classes: int
     dropout: float
-    norm: Callable  # see norms.make
+    norm: Callable  # see norms.make_norm
     dtype: jnp.dtype
 
     def __post_init__(self):

@@ -12,7 +12,7 @@ KEEP = 0.9
 
 
 def layer(unbiased=False):
-    norm = norms.make(
+    norm = norms.make_norm(
         groups=1, interleaved=False, momentum=KEEP, eps=1e-5, unbiased=unbiased
     )
     return norm(affine=False, scale_init=None, name=None)

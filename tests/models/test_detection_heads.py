@@ -13,7 +13,9 @@ from mixjax.errors import UsageError
 from mixjax.models import norms
 from mixjax.models.detection_heads import BoxHead, MaskHead, RPNHead
 
-NORM = norms.make(groups=1, interleaved=False, momentum=0.9, eps=1e-5, unbiased=True)
+NORM = norms.make_norm(
+    groups=1, interleaved=False, momentum=0.9, eps=1e-5, unbiased=True
+)
 BATCH_NORM = {"norm": NORM, "dtype": jnp.float32}
 RPN = {"convs": 1, "width": 7, "anchors": 3, "dtype": jnp.float32}
 BOX = {"convs": 1, "width": 6, "fcs": 1, "fc_width": 16, "classes": 5}

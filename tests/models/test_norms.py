@@ -19,7 +19,7 @@ SETTINGS = {"interleaved": False, "momentum": 0.9, "eps": 1e-5, "unbiased": True
 
 
 def layer(groups, affine=True, scale_init=nn.initializers.ones, **changes):
-    norm = norms.make(groups=groups, **SETTINGS | changes)
+    norm = norms.make_norm(groups=groups, **SETTINGS | changes)
     return norm(affine=affine, scale_init=scale_init, name=None)
 
 
@@ -235,7 +235,7 @@ def test_groups_that_do_not_fit(groups, batch, words):
 )
 def test_values_that_make_no_sense(field, value):
     with pytest.raises(UsageError, match=rf"^model\.norm\.{field}={value} "):
-        norms.make(**SETTINGS | {"groups": 1, field: value})
+        norms.make_norm(**SETTINGS | {"groups": 1, field: value})
 
 
 def test_a_norm_that_is_missing():

@@ -109,7 +109,7 @@ def test_remat_changes_neither_gradients_nor_statistics():
 
 
 def test_auxiliary_head_reads_the_map_it_is_told():
-    head = upernet.FCNHead(2, 4, 3, 0.0, norms.make(**NORM), jnp.float32)
+    head = upernet.FCNHead(2, 4, 3, 0.0, norms.make_norm(**NORM), jnp.float32)
     maps = list(np.random.default_rng(0).normal(size=(4, 2, 3, 3, 5)).astype("f4"))
     variables = head.init(jax.random.key(0), {"maps": maps}, train=False)
     run = lambda maps: head.apply(variables, {"maps": maps}, train=False)["aux_logits"]

@@ -18,7 +18,7 @@ NORM = {"interleaved": False, "momentum": 0.9, "eps": 1e-5, "unbiased": True}
 
 
 def layer(groups=1, **changes):
-    norm = norms.make(groups=groups, **NORM | changes)
+    norm = norms.make_norm(groups=groups, **NORM | changes)
     return norm(affine=True, scale_init=nn.initializers.ones, name=None)
 
 
@@ -213,7 +213,7 @@ def test_canvases_that_are_full_and_none_agree():
 @pytest.mark.parametrize("extra_norm", [True, False])
 @pytest.mark.parametrize("remat", ["none", "block"])
 def test_rows_without_a_region_are_in_no_statistic_of_res5(extra_norm, remat):
-    norm = norms.make(groups=1, **NORM)
+    norm = norms.make_norm(groups=1, **NORM)
     part = Res5("bottleneck", 2, 3, extra_norm, remat, norm, jnp.float32)
     x, valid = draw(6, 4, 4, 8), jnp.asarray([1, 1, 0, 1, 0, 1], bool)
     how = {"regions": x, "valid": valid}

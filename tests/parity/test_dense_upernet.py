@@ -93,7 +93,7 @@ def test_pooled_branches(reference):
     assert found
     for key in found:
         i = int(key.removeprefix("out/ppm_branch"))
-        how = ref["hp/pool_scales"][i], ref["hp/channels"], norms.make(**norm(ref))
+        how = ref["hp/pool_scales"][i], ref["hp/channels"], norms.make_norm(**norm(ref))
         pool, name = upernet.Pool(*map(int, how[:2]), how[2], jnp.float32), f"pool{i}"
         variables = {"params": params["uper_head"][name]}
         variables["batch_stats"] = stats["uper_head"]["batch_stats"][name]

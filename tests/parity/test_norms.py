@@ -17,7 +17,7 @@ def layer(ref, groups):
     """The norm of a file, and what it starts from."""
     momentum = 1 - ref["hp/momentum"]
     how = {"groups": groups, "interleaved": True, "momentum": momentum}
-    norm = norms.make(**how, eps=ref["hp/eps"], unbiased=True)
+    norm = norms.make_norm(**how, eps=ref["hp/eps"], unbiased=True)
     w = ref.part("params")
     stats = {"mean": w["running_mean"], "var": w["running_var"]}
     weights = {"scale": w["weight"], "bias": w["bias"]}
