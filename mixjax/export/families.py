@@ -117,12 +117,12 @@ def timm_outputs(name: str, *, channels_first: bool = False) -> Callable:
     channels_first: whether that is [B, D, h, w].
     """
 
-    def outputs(net, images, model: Mapping) -> dict:
+    def run(net, images, model: Mapping) -> dict:
         last = net.forward_features(images)
         ours = last.permute(0, 2, 3, 1) if channels_first else last
-        found = {name: ours, "features": net.forward_head(last, pre_logits=True)}
+        outputs = {name: ours, "features": net.forward_head(last, pre_logits=True)}
         if "classifier" in model:
-            found["logits"] = net.forward_head(last)
-        return found
+            outputs["logits"] = net.forward_head(last)
+        return outputs
 
-    return outputs
+    return run

@@ -60,14 +60,14 @@ def from_run(path: str, layout: dict, old: Mapping, new: Mapping) -> tuple[dict,
 def from_file(path: str, layout: dict, new: Mapping) -> dict:
     """The weights in a file; see from_run."""
     file = Path(path).expanduser()
-    found = read_foreign.read(file, f"init_from={path}", new)
-    trees = dict(zip(KINDS, weights.trees(found.arrays), strict=True))
+    foreign = read_foreign.read(file, f"init_from={path}", new)
+    trees = dict(zip(KINDS, weights.trees(foreign.arrays), strict=True))
     arrays = {
         kind: {part: checkpoints.by_path(tree) for part, tree in sections.items()}
         for kind, sections in trees.items()
     }
     parts = list(trees["params"])
-    return take(path, str(file), parts, arrays, layout, found.model, new)
+    return take(path, str(file), parts, arrays, layout, foreign.model, new)
 
 
 def parts_to_read(old_parts: list[str], wanted: Iterable[str], new: Mapping) -> list:

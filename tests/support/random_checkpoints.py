@@ -1,4 +1,4 @@
-"""Runs that nobody trained: random weights, saved as a checkpoint."""
+"""Untrained runs: random weights, saved as a checkpoint."""
 
 import json
 from pathlib import Path
@@ -59,9 +59,9 @@ METHODS = {
 
 
 def drawn(shapes: dict, seed: int) -> dict:
-    """Numbers for {path: shape} of which none is 0 or 1, where a mistake would hide.
+    """Random arrays for {path: shape}; none is 0 or 1, which would hide a mistake.
 
-    Kernels are as large as keeps what goes through them in bounds.
+    Kernels are scaled by their fan-in, so that activations stay bounded.
     """
     rng, found = np.random.default_rng(seed), {}
     for path, shape in shapes.items():
@@ -77,7 +77,7 @@ def drawn(shapes: dict, seed: int) -> dict:
 
 
 def save(folder: Path, model: dict, source: str = "digits", teacher=False) -> Path:
-    """A run of `model` in `folder`, after 3 steps that nobody made."""
+    """Saves a run of `model` in `folder` that claims to be at step 3."""
     model = {"precision": "float32", **model}
     encoder, shapes = model["encoder"], store.shapes(model)
     size, channels = encoder["image_size"], encoder["channels"]

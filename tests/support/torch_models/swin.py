@@ -79,9 +79,12 @@ class Swin(nn.Module):
                 stage.downsample = Merging(width)
                 width = 2 * width
             size = [side // 2**i for side in self.grid]
-            how = width, heads, c["mlp_ratio"], size, c["window"]
+            settings = width, heads, c["mlp_ratio"], size, c["window"]
             stage.blocks = nn.Sequential(
-                *(WindowBlock(*how, j % 2 * (c["window"] // 2)) for j in range(depth))
+                *(
+                    WindowBlock(*settings, j % 2 * (c["window"] // 2))
+                    for j in range(depth)
+                )
             )
             self.layers.append(stage)
         self.norm = nn.LayerNorm(width)
@@ -97,7 +100,7 @@ class Swin(nn.Module):
                 x = stage.downsample(x)
             x = stage.blocks(x)
         x = self.norm(x)
-        found = {"map": x, "features": x.mean((1, 2))}
+        outputs = {"map": x, "features": x.mean((1, 2))}
         if hasattr(self, "head"):
-            found["logits"] = self.head.fc(found["features"])
-        return found
+            outputs["logits"] = self.head.fc(outputs["features"])
+        return outputs

@@ -116,8 +116,8 @@ class ViT(nn.Module):
             self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.length, width))
         elif c["relative"] == "shared":
             self.rel_pos_bias = Table(grid, c["heads"])
-        how = width, c["heads"], c["mlp_ratio"], 1e-6, self.beit
-        self.blocks = nn.ModuleList(Block(*how) for _ in range(c["depth"]))
+        settings = width, c["heads"], c["mlp_ratio"], 1e-6, self.beit
+        self.blocks = nn.ModuleList(Block(*settings) for _ in range(c["depth"]))
         if self.beit and c["relative"] == "each":
             for block in self.blocks:
                 table = Table(grid, c["heads"])
@@ -138,8 +138,8 @@ class ViT(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.decoder_pos_embed = nn.Parameter(torch.zeros(1, 1 + self.length, width))
         self.decoder_embed = nn.Linear(patch.out_channels, width)
-        how = width, c["heads"], c["mlp_ratio"], 1e-6
-        self.decoder_blocks = nn.ModuleList(Block(*how) for _ in range(c["depth"]))
+        settings = width, c["heads"], c["mlp_ratio"], 1e-6
+        self.decoder_blocks = nn.ModuleList(Block(*settings) for _ in range(c["depth"]))
         self.decoder_norm = nn.LayerNorm(width, eps=1e-6)
         out = patch.kernel_size[0] ** 2 * patch.in_channels
         self.decoder_pred = nn.Linear(width, out)
@@ -150,19 +150,19 @@ class ViT(nn.Module):
         x = x if self.beit else x + self.pos_embed
         shared = self.rel_pos_bias() if hasattr(self, "rel_pos_bias") else None
         for block in self.blocks:
-            own = getattr(block.attn, "table", None)
-            x = block(x, shared if own is None else own())
+            table = getattr(block.attn, "table", None)
+            x = block(x, shared if table is None else table())
         if self.pool == "mean_norm":
             features = self.fc_norm(x[:, 1:].mean(1))
         else:
             x = self.norm(x)
             features = x[:, 0] if self.pool == "class" else x[:, 1:].mean(1)
-        found = {"tokens": x, "features": features}
+        outputs = {"tokens": x, "features": features}
         if hasattr(self, "head"):
-            found["logits"] = self.head(features)
+            outputs["logits"] = self.head(features)
         if hasattr(self, "decoder_pred"):
             y = self.decoder_embed(x) + self.decoder_pos_embed
             for block in self.decoder_blocks:
                 y = block(y)
-            found["prediction"] = self.decoder_pred(self.decoder_norm(y))[:, 1:]
-        return found
+            outputs["prediction"] = self.decoder_pred(self.decoder_norm(y))[:, 1:]
+        return outputs
