@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from mixjax import data
+from mixjax.data import views
 from mixjax.export import families, hf
 from mixjax.export.check import Result
 from mixjax.export.formats import TARGETS
@@ -40,7 +40,7 @@ with np.load("{file}", allow_pickle=False) as arrays: ...""",
 def view_of(config: Mapping) -> dict:
     """How images are prepared: the recipe's line, and the mean and deviation in it."""
     text = config["data"]["eval_view"]
-    view = data.parse(text, "data.eval_view")
+    view = views.parse(text, "data.eval_view")
     channels = config["model"]["encoder"]["channels"]
     # One value may stand for all channels.
     per_channel = lambda x: [float(v) for v in (list(x) * channels)[:channels]]
