@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixjax import data
-from mixjax.data import views
+from mixjax.data.views import parse
 from mixjax.errors import UsageError
 from mixjax.export import families
 from mixjax.export import weights as store
@@ -79,7 +79,7 @@ def pictures(config: Mapping, folder: str, size: tuple[int, int]) -> tuple:
     mesh = meshes.make(fsdp=1)
     section = dict(config["data"])
     if folder:
-        view = views.parse(section["eval_view"], "data.eval_view")
+        view = parse(section["eval_view"], "data.eval_view")
         channels = config["model"]["encoder"]["channels"]
         text = f"decode_center({tuple(size)}, {max(size)}, channels={channels})"
         text += f" | normalize({tuple(view.mean)}, {tuple(view.std)})"
