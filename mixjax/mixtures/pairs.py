@@ -87,15 +87,15 @@ def mix(
     return Mixed(sub.merge(mixed), per_image(lam, grouped), mask[..., None], partner)
 
 
-def blend(own: Array, mask: Array, other: Array) -> Array:
-    """mask * own + (1 - mask) * other; mask [G, H, W], images [G, n, H, W, C]."""
+def blend(images: Array, mask: Array, partners: Array) -> Array:
+    """mask * images + (1 - mask) * partners; mask [G, H, W], both [G, n, H, W, C]."""
     share = mask[:, None, :, :, None]  # [G, 1, H, W, 1]
-    return share * own + (1 - share) * other
+    return share * images + (1 - share) * partners
 
 
-def per_image(lam: Array, own: Array) -> Array:
-    """One lam for each group [G] -> the same for all its images [B]."""
-    return sub.merge(jnp.broadcast_to(lam[:, None], own.shape[:2]))
+def per_image(lam: Array, grouped: Array) -> Array:
+    """One lam per group [G] -> the same for all its images [B]; grouped: [G, n, ...]."""
+    return sub.merge(jnp.broadcast_to(lam[:, None], grouped.shape[:2]))
 
 
 def take(x: Array, order: Array | np.ndarray) -> Array:

@@ -42,19 +42,19 @@ def make(
 
     def mixture(rng, images):
         height, width = images.shape[1:3]
-        own = pairs.split(images, groups)  # [G, n, H, W, C]
+        grouped = pairs.split(images, groups)  # [G, n, H, W, C]
 
         def draw(key):
             size_key, place_key, order_key = jax.random.split(key, 3)
             tau = jax.random.uniform(size_key, minval=smallest, maxval=largest)
             edges = draw_box(place_key, tau, height, width)
-            return edges, pairs.draw_partner(order_key, own.shape[1], permutation)
+            return edges, pairs.draw_partner(order_key, grouped.shape[1], permutation)
 
         edges, partner = pairs.each_group(rng, draw, groups, shared)
         masks = jax.vmap(lambda e: unmix.mask_of_box(e, height, width))(edges)
-        pasted = jax.vmap(paste)(pairs.take(own, partner), edges)
-        mixed = sub_batches.merge(pairs.blend(own, masks, pasted))  # [B, H, W, C]
-        lam = pairs.per_image(masks.mean(axis=(1, 2)), own)  # [B]
+        pasted = jax.vmap(paste)(pairs.take(grouped, partner), edges)
+        mixed = sub_batches.merge(pairs.blend(grouped, masks, pasted))  # [B, H, W, C]
+        lam = pairs.per_image(masks.mean(axis=(1, 2)), grouped)  # [B]
         return (Mixed(mixed.astype(images.dtype), lam, masks[..., None], partner),)
 
     return mixture

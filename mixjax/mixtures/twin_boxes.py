@@ -51,10 +51,10 @@ def cut(lam: Array, centre: Array, height: int, width: int) -> Cut:
 def mix_views(x1: Array, x2: Array, first: Cut, second: Cut) -> tuple[Mixed, Mixed]:
     """Approach 1: the box of each view shows the other view; [B, H, W, C] each."""
 
-    def mix(own, other, share, mask):
-        own, other = (pairs.split(x, len(mask)) for x in (own, other))
-        images = sub.merge(pairs.blend(own, mask, other)).astype(own.dtype)
-        return Mixed(images, pairs.per_image(share, own), mask[..., None], None)
+    def mix(outside, inside, share, mask):
+        outside, inside = (pairs.split(x, len(mask)) for x in (outside, inside))
+        images = sub.merge(pairs.blend(outside, mask, inside)).astype(outside.dtype)
+        return Mixed(images, pairs.per_image(share, outside), mask[..., None], None)
 
     return mix(x1, x2, *first), mix(x2, x1, *second)
 
