@@ -94,7 +94,7 @@ def blend(images: Array, mask: Array, partners: Array) -> Array:
 
 
 def per_image(lam: Array, grouped: Array) -> Array:
-    """One lam per group [G] -> the same for all its images [B]; grouped: [G, n, ...]."""
+    """lam of every image [B], that of its group: lam [G], images [G, n, ...]."""
     return sub.merge(jnp.broadcast_to(lam[:, None], grouped.shape[:2]))
 
 
