@@ -9,7 +9,7 @@ from mixjax.errors import Preempted, UsageError
 from mixjax.optim.schedules import Clock
 
 CLOCK = Clock(105, 10)
-CONTEXT = {"sets": None, "method": None, "workdir": None}
+CONTEXT = dict.fromkeys(("sets", "method", "workdir", "mesh"))
 
 
 def pictures(**changes):
