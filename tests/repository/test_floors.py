@@ -110,3 +110,60 @@ def test_main_imports_jax_late():
         "re",
         "collections.abc.Iterable",
     }
+
+
+AT_THE_TOP = 11  # files directly in mixjax/: the commands, errors, state, __init__
+
+
+def test_the_top_of_the_package_stays_small():
+    """New code belongs in a room; only a command may be a file of its own."""
+    files = sorted(path.name for path in PACKAGE.glob("*.py"))
+    assert len(files) <= AT_THE_TOP, files
+
+
+# Folders of tests/ that test no single room.
+ACROSS_ROOMS = {
+    "support",  # what several tests share; holds no tests
+    "parity",  # against reference implementations
+    "commands",  # whole runs, started as a user starts them
+    "repository",  # the layout, documents, launch scripts
+    "recipes",  # configs/
+    "bench",  # bench/
+}
+
+
+def folders(parent: Path) -> set[str]:
+    """Names of the folders in `parent` that hold Python files."""
+    return {path.parent.name for path in parent.glob("*/*.py")}
+
+
+def test_tests_mirror_the_package():
+    assert ACROSS_ROOMS.isdisjoint(folders(PACKAGE)), "a room's tests need its name"
+    assert folders(ROOT / "tests") <= folders(PACKAGE) | ACROSS_ROOMS
+
+
+LONGEST = 60  # lines of a function, from `def` to its end: about one screen
+LONGER = {  # file:function -> why it may be longer
+    "data/tfds_sets.py:open_tfds": "being split",
+}
+
+
+def long_functions(path: Path) -> dict[str, int]:
+    """The functions and methods of a file with more than LONGEST lines, at any depth.
+
+    Decorators do not count; docstrings, comments and inner functions do.
+    """
+    name = path.relative_to(PACKAGE).as_posix()
+    return {
+        f"{name}:{node.name}": node.end_lineno - node.lineno + 1
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno - node.lineno + 1 > LONGEST
+    }
+
+
+def test_functions_fit_on_a_screen():
+    """Networks are exempt: splitting a linen module renames its parameters."""
+    paths = [path for path in modules() if room_of(path) != "models"]
+    too_long = {k: n for path in paths for k, n in long_functions(path).items()}
+    assert too_long.keys() <= LONGER.keys(), too_long
