@@ -42,7 +42,7 @@ def large_jitter(
     objects: int = 100,
     mask_side: int = 112,
 ) -> Op:
-    """ViTDet's large-scale jitter on a square canvas of side `size`: flip, resize, crop.
+    """ViTDet's large-scale jitter on a square canvas of `size`: flip, resize, crop.
 
     The picture is resized to fit a square of `size` times U(scale). Whatever exceeds
     the canvas is cropped. One random number places the window along both axes, so that

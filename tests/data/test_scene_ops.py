@@ -465,7 +465,7 @@ def test_distortion_is_that_of_hsv(early):
     image[0] = image[0, :, :1]  # greys
     image[1, 0] = 0
     image = jnp.asarray(image)
-    run_ = jax.jit(photometric.distorted)
+    run_ = jax.jit(photometric.distort)
     for shifts, factors in (
         ((0.1, 0.09), (1.4, 1.5)),
         ((-0.12, -0.1), (0.6, 0.5)),
