@@ -87,7 +87,7 @@ def for_training(source: Source) -> Source:
     """
     annotations = all_labels(source)
     # all() of an empty array is true, so pictures without objects are dropped too.
-    indices = [i for i, known in enumerate(annotations) if not known.crowd.all()]
+    indices = [i for i, o in enumerate(annotations) if not o.crowd.all()]
     if not indices:
         raise UsageError(
             f"data: no picture of {source.name} contains an object outside crowds."
