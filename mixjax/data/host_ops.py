@@ -16,7 +16,7 @@ from mixjax.errors import check_name
 try:
     import cv2
 
-    cv2.setNumThreads(0)  # the pipeline has its own threads
+    cv2.setNumThreads(0)  # the pipeline already runs one picture per thread
 except ImportError:
     cv2 = None
 
@@ -25,24 +25,24 @@ Op = Callable[[bytes | np.ndarray, np.random.Generator], np.ndarray]
 
 
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    """A side, or (height, width), as (height, width)."""
+    """(height, width) of a size that may be a single side; ValueError if below 1."""
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width) < 1:
         raise ValueError(f"size={size} is not positive")
     return height, width
 
 
-def check_range(what: str, bounds: tuple[float, float]) -> None:
-    """ValueError unless `bounds` are positive and in order; `what` names them."""
+def check_range(name: str, bounds: tuple[float, float]) -> None:
+    """Raises ValueError unless 0 < low <= high; `name` is the argument's."""
     if not 0 < bounds[0] <= bounds[1]:
-        raise ValueError(f"{what}={bounds} is not a range of positive numbers")
+        raise ValueError(f"{name}={bounds} is not a range of positive numbers")
 
 
 def to_array(picture: bytes | np.ndarray, channels: int) -> np.ndarray:
-    """Decodes bytes; an array [h, w] or [h, w, c] gets the wanted channels."""
+    """uint8 [h, w, channels] of a file's bytes or of an array [h, w] or [h, w, c]."""
     if isinstance(picture, bytes):
         return decoding.pixels(picture, channels)
-    array = picture if picture.ndim == 3 else picture[:, :, None]
+    array = picture if picture.ndim == 3 else picture[:, :, None]  # [h, w, c]
     if array.shape[2] == channels:
         return array
     image = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
@@ -53,19 +53,20 @@ def to_array(picture: bytes | np.ndarray, channels: int) -> np.ndarray:
 def resize(array: np.ndarray, size: tuple[int, int], filter: str, antialias: bool):
     """uint8 [h, w, c] -> uint8 [*size, c].
 
-    antialias: Pillow's resize, which torchvision's is too; else OpenCV's, which looks
-    at fewer pixels when it shrinks and takes about half the time of a whole crop.
+    antialias: use Pillow's resize, like torchvision; otherwise OpenCV's if it is
+    installed. The latter reads fewer pixels when it shrinks and halves the time of a
+    whole crop.
     """
     if array.shape[:2] == size:
         return np.ascontiguousarray(array)
     if antialias or cv2 is None:
-        grey = array.shape[2] == 1
+        grey = array.shape[2] == 1  # Pillow wants [h, w] for one channel
         image = Image.fromarray(np.ascontiguousarray(array[:, :, 0] if grey else array))
-        out = np.asarray(image.resize(size[::-1], FILTERS[filter]))
+        resized = np.asarray(image.resize(size[::-1], FILTERS[filter]))
     else:
-        kind = cv2.INTER_CUBIC if filter == "bicubic" else cv2.INTER_LINEAR
-        out = cv2.resize(array, size[::-1], interpolation=kind)
-    return out.reshape(*size, array.shape[2])
+        interpolation = cv2.INTER_CUBIC if filter == "bicubic" else cv2.INTER_LINEAR
+        resized = cv2.resize(array, size[::-1], interpolation=interpolation)
+    return resized.reshape(*size, array.shape[2])  # both drop a single channel
 
 
 def sample_box(
@@ -78,13 +79,15 @@ def sample_box(
 ) -> tuple[int, int, int, int]:
     """torchvision's RandomResizedCrop.get_params -> (top, left, height, width).
 
-    Ten tries of an area fraction from U(scale) and a log-uniform aspect from `ratio`;
-    then the largest centre crop whose aspect is allowed. once: a single try, whose
-    height and width are cut to the picture's (linear probes of MAE and BYOL).
+    Tries ten times an area fraction from U(scale) and an aspect, width to height,
+    log-uniform in `ratio`, then falls back to the largest centre crop with an aspect in
+    `ratio`. once: tries only once and clips height and width to the picture (linear
+    probes of MAE and BYOL).
     """
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for _ in range(10):
-        # Python's own numbers: NumPy's take several times as long one at a time.
+        # Scalars from rng.random() and Python's math: NumPy's uniform and ufuncs take
+        # several times as long for one number.
         area = height * width * (scale[0] + (scale[1] - scale[0]) * rng.random())
         aspect = math.exp(low + (high - low) * rng.random())
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
@@ -100,13 +103,13 @@ def sample_box(
 
 
 def check_channels(channels: int) -> None:
-    """ValueError unless `channels` is grey or RGB."""
+    """Raises ValueError unless `channels` is 1 (grey) or 3 (RGB)."""
     if channels not in (1, 3):
         raise ValueError(f"channels={channels} is neither 1 (grey) nor 3 (RGB)")
 
 
 def decode(channels: int = 3) -> Op:
-    """The picture as it is; for sets whose pictures all have one size."""
+    """The unchanged picture, for datasets whose pictures all have the same size."""
     check_channels(channels)
     return lambda picture, rng: to_array(picture, channels)
 
@@ -122,8 +125,9 @@ def decode_crop(
 ) -> Op:
     """A random crop of area fraction `scale` and aspect `ratio`, resized to `size`.
 
-    A JPEG much larger than its crop needs is decoded at a half, quarter or eighth,
-    never below twice the wanted size. once: see sample_box.
+    A JPEG much larger than its crop needs is decoded at a half, a quarter or an eighth
+    of its size, but the crop never gets smaller than twice `size`. once: see
+    sample_box.
     """
     check_name("decode_crop filter", filter, FILTERS)
     check_range("scale", scale)
@@ -132,18 +136,20 @@ def decode_crop(
     size = pair(size)
 
     def op(picture, rng):
-        known = decoding.plain_jpeg(picture) if isinstance(picture, bytes) else None
-        if known is None:
+        jpeg_size = decoding.plain_jpeg(picture) if isinstance(picture, bytes) else None
+        if jpeg_size is None:
             array = to_array(picture, channels)
             top, left, h, w = sample_box(*array.shape[:2], scale, ratio, rng, once)
         else:
-            top, left, h, w = sample_box(*known, scale, ratio, rng, once)
-            spare = max(min(h // (2 * size[0]), w // (2 * size[1])), 1)
-            enough = (-(-known[0] // spare), -(-known[1] // spare))
-            enough = enough if spare > 1 else (0, 0)
-            array = decoding.pixels(picture, channels, enough, plain=True)
-            # A scaled JPEG is k / 8 of its size; its last row may be a part of one.
-            eighths = 8 * array.shape[0] // known[0]
+            # The header tells the size, so the crop can be drawn before decoding.
+            top, left, h, w = sample_box(*jpeg_size, scale, ratio, rng, once)
+            shrink = max(min(h // (2 * size[0]), w // (2 * size[1])), 1)
+            # Rounded up; (0, 0) asks for the full size.
+            min_size = (-(-jpeg_size[0] // shrink), -(-jpeg_size[1] // shrink))
+            min_size = min_size if shrink > 1 else (0, 0)
+            array = decoding.pixels(picture, channels, min_size, plain=True)
+            # The decoder scales by k / 8 and rounds up, hence the floor division.
+            eighths = 8 * array.shape[0] // jpeg_size[0]
             top, left, h, w = (round(x * eighths / 8) for x in (top, left, h, w))
         crop = array[top : top + h, left : left + w]
         return resize(crop, size, filter, antialias)
@@ -158,7 +164,11 @@ def decode_center(
     antialias: bool = True,
     channels: int = 3,
 ) -> Op:
-    """The evaluation crop: short side to `resize_to`, then the centre `size`."""
+    """The evaluation crop: the centre of `size` after a resize of the short side.
+
+    The short side becomes `resize_to`. Rounding is torchvision's: the long side is
+    truncated, the corner of the crop rounded.
+    """
     check_name("decode_center filter", filter, FILTERS)
     check_channels(channels)
     size = pair(size)

@@ -1,4 +1,4 @@
-"""View operations of chance in colour: jitter, gray, solarize, as torchvision's.
+"""Random colour operations after torchvision: jitter, gray, solarize.
 
 Each returns op(key, image) -> image, with image [H, W, C] float32 in 0..1.
 """
@@ -21,70 +21,72 @@ def jitter(
 ) -> Op:
     """torchvision's ColorJitter, applied with probability p.
 
-    Brightness, contrast and saturation by factors from U[max(0, 1 - s), 1 + s], hue by
-    a shift from U[-hue, hue], in one of the 24 orders, each as likely.
+    Changes brightness, contrast and saturation by factors from U[max(0, 1 - s), 1 + s],
+    where s is the argument, and hue by a shift from U[-hue, hue], in one of the 24
+    orders with equal probability.
     """
     strengths = {"brightness": brightness, "contrast": contrast}
     strengths |= {"saturation": saturation, "hue": hue}
-    for name, value in strengths.items():
-        most = 0.5 if name == "hue" else float("inf")
-        if not 0 <= value <= most:
-            raise ValueError(f"{name}={value} is not in 0 .. {most}")
+    for name, strength in strengths.items():
+        limit = 0.5 if name == "hue" else float("inf")
+        if not 0 <= strength <= limit:
+            raise ValueError(f"{name}={strength} is not in 0 .. {limit}")
     check_probability(p)
 
     def op(key, image):
         order_key, draw_key = jax.random.split(key)
-        draws = jax.random.uniform(draw_key, (5,))
+        draws = jax.random.uniform(draw_key, (5,))  # three factors, hue, p
         ranks = jax.random.permutation(order_key, 4)
         strength = jnp.array([brightness, contrast, saturation])
         low, high = jnp.maximum(1 - strength, 0.0), 1 + strength
         factors = low + (high - low) * draws[:3]
         shift = hue * (2 * draws[3] - 1)
-        jittered = in_order(image, ranks, factors, shift)
+        jittered = apply_in_order(image, ranks, factors, shift)
         return jnp.where(draws[4] < p, jittered, image)
 
     return op
 
 
-def in_order(image: Array, ranks: Array, factors: Array, shift: Array) -> Array:
-    """Brightness, contrast and saturation by `factors` [3], hue by `shift`, in order.
+def apply_in_order(image: Array, ranks: Array, factors: Array, shift: Array) -> Array:
+    """Changes brightness, contrast, saturation by `factors` [3] and hue by `shift`.
 
-    ranks [4]: at which place, 0..3, each of the four comes.
+    ranks [4]: the position, 0..3, of each of the four operations.
 
-    Under vmap a switch over four operations at four places computes all sixteen. But
-    three of them are one formula, so there are three places for a blend before hue and
-    three after it; those that the order leaves empty have factor 1 and change nothing.
-    That is exact, and on a CPU takes as long as a fixed order of the four.
+    Under vmap a switch would compute all four operations at each of four positions. As
+    three of them are one formula (color_ops.blend), there are three slots for blends
+    before the hue and three after it. Slots that the order leaves empty have factor 1
+    and change nothing, so the result is exact, and on a CPU it takes no longer than a
+    fixed order.
     """
 
-    def blends(planes, places, used):
-        for place in places:
-            mine = (ranks[:3] == place) & used(place)
-            factor = jnp.where(mine, factors, 1.0).prod()
-            planes = color_ops.blend(planes, factor, grey=mine[2], mean=mine[1])
+    def blend_slots(planes, positions, is_used):
+        for position in positions:
+            selected = (ranks[:3] == position) & is_used(position)  # [3], one at most
+            factor = jnp.where(selected, factors, 1.0).prod()
+            planes = color_ops.blend(planes, factor, grey=selected[2], mean=selected[1])
         return planes
 
-    planes = color_ops.split(image)
-    planes = blends(planes, (0, 1, 2), lambda place: place < ranks[3])
-    planes = color_ops.turn_hue(planes, shift)
-    planes = blends(planes, (1, 2, 3), lambda place: place > ranks[3])
-    return jnp.stack(planes, axis=2)
+    planes = color_ops.channel_planes(image)
+    planes = blend_slots(planes, (0, 1, 2), lambda position: position < ranks[3])
+    planes = color_ops.shift_hue(planes, shift)
+    planes = blend_slots(planes, (1, 2, 3), lambda position: position > ranks[3])
+    return jnp.stack(planes, axis=2)  # [H, W, C]
 
 
 def gray(p: float) -> Op:
-    """Every channel becomes the luma, with probability p."""
-    return sometimes(color_ops.grayscale, p)
+    """Replaces every channel by the luma with probability p."""
+    return apply_sometimes(color_ops.grayscale, p)
 
 
 def solarize(threshold: int = 128, p: float = 1.0) -> Op:
-    """The negative of all levels (0..255) from `threshold` on, with probability p."""
+    """Inverts all levels (0..255) from `threshold` on, with probability p."""
     if not 0 <= threshold <= 256:
         raise ValueError(f"threshold={threshold} is not in 0 .. 256")
-    return sometimes(lambda image: color_ops.solarize(image, threshold), p)
+    return apply_sometimes(lambda image: color_ops.solarize(image, threshold), p)
 
 
-def sometimes(change, p: float) -> Op:
-    """`change`, a function of an image, with probability p."""
+def apply_sometimes(change, p: float) -> Op:
+    """A view operation that applies change(image) with probability p."""
     check_probability(p)
 
     def op(key, image):

@@ -1,11 +1,11 @@
-"""The photometric distortion of semantic segmentation, as mmsegmentation has it.
+"""mmsegmentation's photometric distortion for semantic segmentation.
 
 A view operation of the accelerator: op(key, image) -> image, with image [H, W, C]
-float32 in 0..1; padding is distorted too. Contrast is about black and saturation that
-of HSV, unlike those of `jitter`.
+float32 in 0..1; padding is distorted too. Unlike in `jitter`, contrast scales about
+black, and saturation is that of HSV.
 
-Departures: values are not rounded to whole levels between the operations, and the hue
-is turned by 255ths of the circle, not by whole steps of 2 degrees.
+Differences from mmsegmentation: values are not rounded to whole levels between
+operations, and hue shifts are multiples of 1/255 of a circle rather than of 2 degrees.
 """
 
 import jax
@@ -26,19 +26,23 @@ def photometric(
     hue: float = 0.1,
     p: float = 0.5,
 ) -> Op:
-    """Brightness, contrast, saturation and hue, each with probability p by itself.
+    """Brightness, contrast, saturation and hue, each with probability p independently.
 
-    brightness, hue: the most that is added, either way; hue in circles. contrast,
-    saturation: ranges of the factor. A coin puts contrast before or after the other
-    two.
+    brightness, hue: the largest absolute shift, hue in circles. contrast, saturation:
+    the range of the factor. A fair coin puts contrast before or after saturation and
+    hue.
     """
     check_range("contrast", contrast)
     check_range("saturation", saturation)
     check_probability(p)
     if brightness < 0 or not 0 <= hue <= 0.5:
-        raise ValueError(f"brightness={brightness}, hue={hue} are not in 0 .. 0.5")
+        raise ValueError(
+            f"brightness={brightness} must not be negative and hue={hue} must be in "
+            f"0 .. 0.5"
+        )
 
     def op(key, image):
+        # Two shifts, two factors, four decisions about use, one about the order.
         draws = jax.random.uniform(key, (9,))
         shifts = jnp.array([brightness, hue]) * (2 * draws[:2] - 1)
         low, high = jnp.array([contrast, saturation]).T
@@ -46,39 +50,44 @@ def photometric(
         used = draws[4:8] < p
         shifts = jnp.where(used[:2], shifts, 0.0)
         factors = jnp.where(used[2:], factors, 1.0)
-        return distorted(image, shifts, factors, draws[8] < 0.5)
+        return distort(image, shifts, factors, draws[8] < 0.5)
 
     return op
 
 
-def distorted(image: Array, shifts: Array, factors: Array, early: Array) -> Array:
-    """Brightness and hue by `shifts` [2], contrast and saturation by `factors` [2].
+def distort(
+    image: Array, shifts: Array, factors: Array, contrast_first: Array
+) -> Array:
+    """Shifts brightness and hue by `shifts` [2], scales contrast and saturation.
 
-    0 and 1 change nothing. early: contrast comes before saturation and hue.
+    The latter by `factors` [2]. Shifts of 0 and factors of 1 change nothing.
+    contrast_first: whether contrast comes before saturation and hue; under vmap both
+    places are computed, and the unused one gets a factor of 1.
     """
-    before = jnp.where(early, factors[0], 1.0)
-    after = jnp.where(early, 1.0, factors[0])
-    planes = color_ops.split(image)
+    factor_before = jnp.where(contrast_first, factors[0], 1.0)
+    factor_after = jnp.where(contrast_first, 1.0, factors[0])
+    planes = color_ops.channel_planes(image)
     planes = tuple(jnp.clip(p + shifts[0], 0.0, 1.0) for p in planes)
-    planes = tuple(jnp.clip(p * before, 0.0, 1.0) for p in planes)
-    planes = saturated(planes, factors[1])
-    planes = color_ops.turn_hue(planes, shifts[1])
-    return jnp.stack([jnp.clip(p * after, 0.0, 1.0) for p in planes], axis=2)
+    planes = tuple(jnp.clip(p * factor_before, 0.0, 1.0) for p in planes)
+    planes = scale_saturation(planes, factors[1])
+    planes = color_ops.shift_hue(planes, shifts[1])
+    planes = [jnp.clip(p * factor_after, 0.0, 1.0) for p in planes]
+    return jnp.stack(planes, axis=2)  # [H, W, C]
 
 
-def saturated(planes: Planes, factor) -> Planes:
-    """The saturation of HSV times `factor`, at most 1; the value stays.
+def scale_saturation(planes: Planes, factor) -> Planes:
+    """Multiplies the saturation of HSV by `factor`, up to 1; the value stays.
 
-    Saturation is chroma / value, so every channel's distance to the value grows by the
+    Saturation is chroma / value, so each channel's distance from the value grows by the
     factor, until the smallest channel is 0.
     """
     if len(planes) == 1:
         return planes
     value = jnp.maximum(jnp.maximum(planes[0], planes[1]), planes[2])
     chroma = value - jnp.minimum(jnp.minimum(planes[0], planes[1]), planes[2])
-    most = value / jnp.where(chroma > 0, chroma, 1.0)
-    grown = jnp.where(chroma > 0, jnp.minimum(factor, most), 1.0)
-    return tuple(value - (value - p) * grown for p in planes)
+    largest_factor = value / jnp.where(chroma > 0, chroma, 1.0)  # saturation becomes 1
+    growth = jnp.where(chroma > 0, jnp.minimum(factor, largest_factor), 1.0)
+    return tuple(value - (value - p) * growth for p in planes)
 
 
 OPS = {"photometric": photometric}

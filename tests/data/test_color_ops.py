@@ -123,7 +123,7 @@ def in_all_orders():
     """One picture, jittered strongly in each of the 24 orders."""
     image = noise(1)[0].astype(np.float32) / 255
     ranks = np.array([[order.index(k) for k in KINDS] for order in ORDERS])
-    run = lambda r: jitter.in_order(image, r, *map(jnp.asarray, STRONG))
+    run = lambda r: jitter.apply_in_order(image, r, *map(jnp.asarray, STRONG))
     wanted = [one_by_one(image, order, *STRONG) for order in ORDERS]
     return np.asarray(jax.jit(jax.vmap(run))(ranks)), np.stack(wanted)
 
@@ -139,7 +139,7 @@ def test_every_order_is_that_order(in_all_orders):
 def test_all_orders_are_as_likely(monkeypatch):
     """Chi-square over 24 orders; 53 is exceeded by chance once in 3,000."""
     seen = lambda image, ranks, factors, shift: ranks.astype(jnp.float32)
-    monkeypatch.setattr(jitter, "in_order", seen)
+    monkeypatch.setattr(jitter, "apply_in_order", seen)
     ranks = drawn(jitter.jitter(0.4, 0.4, 0.4, 0.1), 24_000, 4)
     _, counts = np.unique(ranks, axis=0, return_counts=True)
     assert len(counts) == 24
@@ -147,7 +147,7 @@ def test_all_orders_are_as_likely(monkeypatch):
 
 
 def drawn(op, count, size):
-    """What a patched `in_order` returns for `count` keys, [count, size]."""
+    """What a patched `apply_in_order` returns for `count` keys, [count, size]."""
     keys = jax.random.split(jax.random.key(3), count)
     return np.asarray(jax.jit(jax.vmap(lambda k: op(k, jnp.zeros(size))))(keys))
 
@@ -163,7 +163,7 @@ def distance(sample, low, high):
 def test_factors_are_uniform_and_apart(monkeypatch):
     """2.2 is exceeded by chance once in 10,000."""
     seen = lambda image, ranks, factors, shift: jnp.append(factors, shift)
-    monkeypatch.setattr(jitter, "in_order", seen)
+    monkeypatch.setattr(jitter, "apply_in_order", seen)
     values = drawn(jitter.jitter(0.4, 0.8, 1.5, 0.1), 3000, 4)
     ranges = [(0.6, 1.4), (0.2, 1.8), (0.0, 2.5), (-0.1, 0.1)]
     for column, (low, high) in zip(values.T, ranges, strict=True):
@@ -175,7 +175,7 @@ def test_factors_are_uniform_and_apart(monkeypatch):
 def test_jitter_is_applied_whatever_it_drew(monkeypatch):
     """Neither order nor factors depend on whether an example is jittered."""
     seen = lambda image, ranks, factors, shift: jnp.hstack([factors, shift, ranks[3]])
-    monkeypatch.setattr(jitter, "in_order", seen)
+    monkeypatch.setattr(jitter, "apply_in_order", seen)
     values = drawn(jitter.jitter(0.4, 0.4, 0.4, 0.1, p=0.5), 6000, 5)
     used = values.any(axis=1)
     assert near(used.mean(), 0.5, 6000)
@@ -222,7 +222,7 @@ def test_histograms_of_few_levels_and_of_many(name, size):
 
 @pytest.mark.parametrize("kind", blur_ops.KINDS)
 def test_sigma_is_uniform_whether_or_not_it_is_used(kind, monkeypatch):
-    seen = lambda image, sigma, most: jnp.full_like(image, sigma)
+    seen = lambda image, sigma, max_sigma: jnp.full_like(image, sigma)
     monkeypatch.setitem(blur_ops.KINDS, kind, seen)
     sigma = drawn(blur_ops.blur((0.1, 2.0), p=0.5, kind=kind), 6000, 1)[:, 0]
     assert near((sigma > 0).mean(), 0.5, 6000)
@@ -235,7 +235,7 @@ def test_a_blur_spreads_a_point_by_its_sigma(kind):
     image = np.zeros((41, 41, 1), np.float32)
     image[20, 20] = 1
     for sigma in (1.0, 1.5, 2.0):
-        out = np.asarray(blur_ops.KINDS[kind](image, sigma, most=2.0))[:, :, 0]
+        out = np.asarray(blur_ops.KINDS[kind](image, sigma, max_sigma=2.0))[:, :, 0]
         assert abs(out.sum() - 1) < 1e-5
         np.testing.assert_allclose(out, out.T, atol=1e-7)
         variance = (out.sum(axis=0) * (np.arange(41) - 20) ** 2).sum()

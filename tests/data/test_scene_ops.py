@@ -19,7 +19,7 @@ from mixjax.data import (
     scene_targets,
     views,
 )
-from mixjax.data.scene_targets import draw
+from mixjax.data.scene_targets import draw_mask
 from mixjax.data.scenes import Map, objects, rasterise
 from mixjax.errors import UsageError
 from tests.support import annotated_sets
@@ -146,7 +146,7 @@ def test_a_drawn_window_is_the_window_of_a_drawing(shape, top, left):
     outline = [np.array(shape[: len(shape) // 2 * 2])]
     whole = rasterise([outline[0] + 100], 200, 200)  # nothing is left of it or above
     shift = -np.array([left, top], float)
-    window = draw(outline, (0, 0), np.ones(2), shift, (30, 25))
+    window = draw_mask(outline, (0, 0), np.ones(2), shift, (30, 25))
     expected = whole[100 + top : 130 + top, 100 + left : 125 + left]
     assert (window != expected).sum() <= 1  # where a line meets the middle of a fifth
 
@@ -219,7 +219,7 @@ def test_windows_of_the_second_policy():
         np.zeros((500, 800, 3), np.uint8), np.ones(2), np.zeros(2)
     )
     rng = np.random.default_rng(0)
-    cut = [scene_ops.cut_anywhere(moved, rng) for _ in range(400)]
+    cut = [scene_ops.crop_randomly(moved, rng) for _ in range(400)]
     sizes = np.array([one.image.shape[:2] for one in cut])
     assert 384 <= sizes.min() <= 386 and 496 <= sizes[:, 0].max() <= 500
     assert 590 <= sizes[:, 1].max() <= 600
@@ -229,7 +229,7 @@ def test_windows_of_the_second_policy():
         < 0.2
     )
     small = moved._replace(image=np.zeros((30, 40, 3), np.uint8))
-    assert scene_ops.cut_anywhere(small, rng).image.shape == (30, 40, 3)
+    assert scene_ops.crop_randomly(small, rng).image.shape == (30, 40, 3)
 
 
 def test_every_other_picture_is_cut():
@@ -332,9 +332,9 @@ def test_what_does_not_go_together_is_told_in_a_sentence():
     labels = Map(np.zeros((20, 29), np.uint8), "a")
     with pytest.raises(UsageError, match="a is 20 x 30 .* is for 20 x 29"):
         run("segment_fit(32, 32)", jpeg(20, 30, rotated=False), labels)
-    with pytest.raises(UsageError, match="moves boxes along"):
+    with pytest.raises(UsageError, match="transforms boxes along"):
         run("large_jitter(32)", image, labels)
-    with pytest.raises(UsageError, match="moves a class for each pixel along"):
+    with pytest.raises(UsageError, match="transforms a label map along"):
         run("segment_crop(32)", image, known)
 
 
@@ -465,7 +465,7 @@ def test_distortion_is_that_of_hsv(early):
     image[0] = image[0, :, :1]  # greys
     image[1, 0] = 0
     image = jnp.asarray(image)
-    run_ = jax.jit(photometric.distorted)
+    run_ = jax.jit(photometric.distort)
     for shifts, factors in (
         ((0.1, 0.09), (1.4, 1.5)),
         ((-0.12, -0.1), (0.6, 0.5)),
@@ -552,8 +552,8 @@ def labels_image(labels):
 
 
 def test_objects_without_room_are_warned_of_once(said):
-    scene_targets.warn_of_room.cache_clear()
+    scene_targets.warn_of_dropped.cache_clear()
     image, known = annotated_sets.drawn([(8, 4, 28, 24), (40, 10, 60, 30)], 40, 80)
     for _ in range(2):
         run("short_side((40,), longest=80, canvas=80, objects=1)", image, known)
-    assert len(said) == 1 and "shows 2 objects, and objects=1" in said[0]
+    assert len(said) == 1 and "has 2 visible objects, but objects=1" in said[0]

@@ -69,8 +69,14 @@ def test_parse(text, start, mean):
         ("decode_crop(8, .2)", "decode_crop takes scale as tuple[float, float]"),
         ("decode_crop(8, antialias=1)", "takes antialias as bool, not 1"),
         ("normalize(.5)", "normalize takes mean as tuple[float, ...], not 0.5"),
-        ("normalize((.5,), (.2, .2))", "mean=(0.5,) does not go with std=(0.2, 0.2)"),
-        ("normalize((.5,), (0,))", "does not go with std=(0,)"),
+        (
+            "normalize((.5,), (.2, .2))",
+            "mean=(0.5,) and std=(0.2, 0.2) must have the same length",
+        ),
+        (
+            "normalize((.5,), (0,))",
+            "std=(0,) must have the same length, and std must be positive",
+        ),
         ("flip(p='x')", "flip takes p as float, not 'x'"),
         ("flip(50)", "p=50 is not a probability"),
         ("resize(0)", "size=0 is not positive"),

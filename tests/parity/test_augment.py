@@ -78,7 +78,7 @@ def test_jitter_of_one_kind(reference, name):
         for i, setting in enumerate(ref[f"hp/{name}"].astype(np.float32)):
             factors = np.where(np.array(kinds) == name, setting, np.float32(1))
             shift = setting if name == "hue" else np.float32(0)
-            op = lambda image: jitter.in_order(image, ranks, factors, shift)  # noqa: B023
+            op = lambda image: jitter.apply_in_order(image, ranks, factors, shift)  # noqa: B023
             check(ref, f"{name}/{i}", mapped(op, ref["in/images"]))
 
 

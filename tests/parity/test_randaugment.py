@@ -46,12 +46,12 @@ def test_operations_and_their_chances(tables):
                 "ops": table["num_layers"],
                 "p": op["prob"],
             }
-            assert randaugment.MOST == op["magnitude_max"]
+            assert randaugment.MAX_MAGNITUDE == op["magnitude_max"]
         assert list(randaugment.FILL) == version["hparams"]["img_mean"]
 
 
 def test_arguments(tables):
-    given = jax.jit(randaugment.argument)
+    given = jax.jit(randaugment.operation_argument)
     count = 0
     for _, table in tables:
         for which, op in enumerate(table["ops"]):
@@ -129,21 +129,23 @@ def photographs(shared):
 
 def border(which, value, height, width):
     """Pixels of which it is a matter of rounding whether they come from outside."""
-    a, b, c, d, e, f = np.asarray(randaugment.matrix(which, value, height, width))
+    a, b, c, d, e, f = np.asarray(
+        randaugment.geometric_matrix(which, value, height, width)
+    )
     y, x = np.mgrid[:height, :width] + 0.5
     at_x, at_y = a * x + b * y + c, d * x + e * y + f
     near = lambda at, size: np.minimum(abs(at), abs(at - size)) < 1e-3
     return near(at_x, width) | near(at_y, height)
 
 
-change = jax.jit(randaugment.change)
+change = jax.jit(randaugment.apply_operation)
 
 
 def compare(name, image):
     """Every magnitude: no level further than one, but for a warp's border."""
     which = NAMES.index(name)
     for magnitude, sign in MAGNITUDES:
-        value = randaugment.argument(which, magnitude, sign)
+        value = randaugment.operation_argument(which, magnitude, sign)
         found = np.asarray(change(image.astype(np.float32), which, value))
         wanted = PILLOW[name](Image.fromarray(image), round(float(value), 6))
         wanted = np.asarray(wanted).astype(int)
@@ -182,6 +184,6 @@ def test_one_matrix_does_for_all_geometry():
     """That of an operation which is not geometric is the identity."""
     same = np.asarray(affine_ops.translation(0.0, 0.0))
     for which, name in enumerate(NAMES):
-        found = randaugment.matrix(jnp.array(which), 0.3, 9, 8)
+        found = randaugment.geometric_matrix(jnp.array(which), 0.3, 9, 8)
         geometric = name.startswith(("Rotate", "Shear", "Translate"))
         assert (abs(np.asarray(found) - same).max() > 1e-4) == geometric
