@@ -45,7 +45,7 @@ def watching(settings: Mapping, workdir: Workdir):
     settings: config.watchdog.
     """
     watch = Watch(**settings)
-    number, stacks = workdir.process, console.path(workdir.path, workdir.process)
+    number, stacks = workdir.process, console.log_path(workdir.path, workdir.process)
     watch.start(workdir.path, number, jax.process_count(), stacks)
     try:
         yield watch

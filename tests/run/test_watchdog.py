@@ -41,7 +41,7 @@ console.start(folder)
 watch = watchdog.Watch(
     step_factor=2.0, step_seconds=1.0, other_seconds=2.0, peer_seconds={peer}
 )
-watch.start(folder, {number}, {count}, console.path(folder, {number}))
+watch.start(folder, {number}, {count}, console.log_path(folder, {number}))
 
 
 def the_work():
