@@ -36,7 +36,7 @@ class Writer:
         self._records = RecordWriter(self._events)
         # TensorBoard expects the version of the format in the first event.
         self._event(0, file_version="brain.Event:2")
-        # Makes TensorBoard drop the events that an interrupted start wrote after `step`.
+        # Makes TensorBoard drop what an interrupted start wrote after `step`.
         self._event(step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def length(self) -> int:

@@ -148,7 +148,7 @@ class Recorder:
             diverged = [name for name, square in pairs if not np.isfinite(square)]
             loss = float(values["loss"])
             raise Diverged(_explain_divergence(step, loss, diverged, self._last_good()))
-        # In float64, as the squares of a network's tensors differ by orders of magnitude.
+        # In float64, as the tensors' squares differ by orders of magnitude.
         values["grad_norm"] = math.sqrt(squares.sum(dtype=np.float64))
         self._newest = {name: float(value) for name, value in values.items()}
         self._window.append([step, self._newest])

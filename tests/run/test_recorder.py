@@ -153,8 +153,8 @@ def test_the_last_line_counts_steps_to_their_end(tmp_path):
     record = recorder(tmp_path, seconds=60)
     for step in range(1, 10):
         record.step(step, metrics(step))
-    land = record._land
-    record._land = lambda: (time.sleep(0.05), land())
+    fetch = record._fetch_oldest
+    record._fetch_oldest = lambda: (time.sleep(0.05), fetch())
     record.step(10, metrics(10))
     record.close()
     (perf,) = lines(tmp_path, "perf.jsonl")
