@@ -69,8 +69,8 @@ def accumulate_gradients(gradient: Callable, parts: int, state, batch, resident,
 
     def add_part(sums, part):
         total, stats = sums
-        # The same `rng` for all parts: an example's key depends on its index in the data
-        # set (state.example_keys), so its draws are those in the undivided batch.
+        # The same `rng` for all parts: the key of an example depends on its index in
+        # the data set (state.example_keys), as it does in an undivided batch.
         grads, stats, outputs = gradient(
             state.replace(stats=stats), part, resident, rng
         )
@@ -88,9 +88,9 @@ def accumulate_gradients(gradient: Callable, parts: int, state, batch, resident,
 def jit_step(step: Callable, mesh, layout) -> Callable:
     """Jits `step` with the state laid out as `layout` and the batch split over `mesh`.
 
-    The state is donated: its buffers are reused for the new state, as a second
-    copy may not fit. Explicit shardings keep the compiler from choosing others for its outputs,
-    with which the next step would be compiled again.
+    The state is donated: its buffers are reused for the new state, as a second copy may
+    not fit. The shardings of the outputs are fixed too: if the compiler chose others,
+    the next step would have to be compiled again for them.
     """
     state = jax.tree.map(lambda s: s.sharding, layout)
     replicated, split = meshes.replicated(mesh), meshes.batched(mesh)
