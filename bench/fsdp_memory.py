@@ -33,15 +33,15 @@ def measure(path: str, changes: dict[str, str], fsdp: int) -> dict:
     config.data.on_device = False  # of blank pictures there is no end
     source = placeholder_data.source(config, models.make(config.model).geometry)
     step = explain_step.compile_step(config, source, QUICK)
-    here, whole = explain_step.share(step.run)
+    per_device, total = explain_step.measure_state(step.run)
     sent = sum(c.bytes for c in collectives.parse(step.code))
     return {
         "recipe": os.path.basename(path).partition(".")[0],
         "fsdp": fsdp,
         "devices": step.run.mesh.size,
         "batch": config.batch,
-        "state_bytes": here,  # parameters and optimizer
-        "share": here / whole,
+        "state_bytes": per_device,  # parameters and optimizer
+        "share": per_device / total,
         "temporary_bytes": step.memory.temp_size_in_bytes,
         "collective_bytes": sent,
         "compile_s": step.seconds,

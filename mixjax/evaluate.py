@@ -54,7 +54,7 @@ def measure(workdir: str, text: str | None, changes: dict) -> list[str]:
             f"--workdir={workdir}: nothing of config.evals can be measured on its data."
         )
     total = length(run, workdir)
-    keep = ledger.keeper(workdir, config, total, meshes.hardware(mesh))
+    keep = ledger.make_result_writer(workdir, config, total, meshes.hardware(mesh))
     lines = []
     for evaluator in kept:
         metrics = evaluator.run(run.state, run.step, None)

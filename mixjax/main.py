@@ -62,7 +62,7 @@ def work(argv: list[str]) -> int:
         from mixjax.run import console
         from mixjax.training import loop
 
-        console.hush()
+        console.silence_orbax()
         try:
             loop.train(config, workdir, stop)
         except jax.errors.JaxRuntimeError as error:

@@ -225,7 +225,7 @@ def entry_of(name, value=50.0, **changes):
             config=after, step=7, total_steps=7, origin=run | {"complete": True}
         )
         ledger_run["origin"]["config_hash"] = ledger.config_hash(run["config"])
-    return ledger.entry(
+    return ledger.make_entry(
         name="test",
         protocol=protocol,
         metrics={f"{protocol}/{called(row)}": value, "examples": 10_000},
@@ -380,7 +380,7 @@ def test_markdown_is_as_wide_everywhere(capsys):
     [
         (["--paper=mimea"], "--paper 'mimea' does not exist; did you mean 'mimae'"),
         (["--run=x"], "flag 'run' does not exist; did you mean 'runs'"),
-        (["--runs=/nowhere"], "/nowhere is no folder of runs"),
+        (["--runs=/nowhere"], "/nowhere is not a folder of runs"),
         (["--row=mimae"], "--row 'mimae' does not exist"),
         (["--readme"], "--readme goes with --markdown alone"),
         (["--readme", "--markdown", "--runs=."], "--readme goes with --markdown alone"),

@@ -1,9 +1,10 @@
-"""What was measured, with what it takes to place it: one small JSON file a number.
+"""The results of evaluations with all of their context, one small JSON file each.
 
-<workdir>/eval/<name>/<step>.json is an entry: the protocol ("knn/k=200", "finetune",
-"linear", "lowshot 1%"), the metrics, how long and on what, the whole configuration, and
-that of the pre-training run it began from. results/ledger/ keeps copies of such files.
-Nothing here needs jax, so that tables of entries are printed without it.
+An entry is the file <workdir>/eval/<name>/<step>.json. It holds the protocol
+("knn/k=200", "finetune", "linear", "lowshot 1%"), the metrics, the length and hardware
+of the run, its whole configuration, and that of the pre-training run whose weights it
+started from. results/ledger/ keeps copies of such files. Nothing here needs jax, so
+that tables of entries can be printed without it.
 """
 
 import hashlib
@@ -17,8 +18,8 @@ from mixjax.errors import UsageError
 from mixjax.runtime import atomic_write
 
 SCHEMA = 1
-ORIGIN = "origin.json"  # in a workdir: `origin` of the run that this one began from
-FIELDS = {  # of an entry, and what each must be
+ORIGIN = "origin.json"  # in a workdir: what make_origin returned for its init_from
+FIELDS = {  # the fields of an entry and their types
     "schema": int,
     "name": str,
     "protocol": str,
@@ -38,11 +39,16 @@ FIELDS = {  # of an entry, and what each must be
     "config": dict,
     "origin": dict,
 }
-NEEDED = ("seed", "epochs", "steps", "batch", "data", "model", "method")  # of a config
-PLACES = ("eval/*/*.json", "*/eval/*/*.json", "*/*/eval/*/*.json", "ledger/*.json")
+# The fields of a configuration that tables of results read.
+CONFIG_FIELDS = ("seed", "epochs", "steps", "batch", "data", "model", "method")
+# Entries below a run, a folder of runs, a folder of such folders, and results/.
+PATTERNS = ("eval/*/*.json", "*/eval/*/*.json", "*/*/eval/*/*.json", "ledger/*.json")
 
 
-def entry(
+# --- making entries -------------------------------------------------------------------
+
+
+def make_entry(
     *,
     name: str,
     protocol: str,
@@ -57,26 +63,26 @@ def entry(
     commit: str,
     origin: Mapping,
 ) -> dict:
-    """What an evaluation found, as an entry; everything in it is JSON's own.
+    """Returns the entry of an evaluation; all its values are plain JSON types.
 
-    name: the section of config.evals, the folder of the entry. config: the resolved
-    configuration (ConfigDict or dict). step of total_steps: how far the run was.
-    effective_batch: examples of one update. seconds: of training, see `seconds`.
-    hardware: "8 x NVIDIA H100". origin: see `origin`; {} if there is none. `epochs` is
-    null where config.steps squeezes the recipe, a metric where it is not finite.
+    name: the folder of the entry. config: the resolved configuration (ConfigDict or
+    dict). effective_batch: the examples of one update. seconds: the training time,
+    see training_seconds. hardware: such as "8 x NVIDIA H100". origin: see make_origin;
+    {} if the run started from random weights. In the entry, `epochs` is null if
+    config.steps sets the length instead, and a metric is null if it is not finite.
     """
     config = plain(config)
-    share = step / total_steps if total_steps else 0.0
+    progress = step / total_steps if total_steps else 0.0
     return {
         "schema": SCHEMA,
         "name": name,
         "protocol": protocol,
-        "metrics": {k: number(v) for k, v in metrics.items()},
+        "metrics": {k: finite_or_none(v) for k, v in metrics.items()},
         "step": int(step),
         "total_steps": int(total_steps),
         "complete": step == total_steps,
-        "epochs": None if config["steps"] else round(share * config["epochs"], 4),
-        "k": neighbours(protocol),
+        "epochs": None if config["steps"] else round(progress * config["epochs"], 4),
+        "k": parse_k(protocol),
         "effective_batch": int(effective_batch),
         "examples_seen": int(examples_seen),
         "seeds": [config["seed"]],
@@ -89,34 +95,41 @@ def entry(
     }
 
 
-def neighbours(protocol: str) -> int | None:
-    """The k of a protocol such as "knn/k=200"."""
+def parse_k(protocol: str) -> int | None:
+    """The k of a kNN protocol such as "knn/k=200"; None for other protocols."""
     match = re.search(r"\bk=(\d+)", protocol)
     return int(match[1]) if match else None
 
 
 def plain(config) -> dict:
-    """A ConfigDict or dict as a JSON file gives it back (tuples are lists there)."""
+    """Returns a ConfigDict or dict as JSON would read it back: tuples become lists."""
     fields = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     return json.loads(json.dumps(fields, default=str))
 
 
-def number(value) -> float | int | None:
-    """A metric as JSON has it; None if it is not finite."""
+def finite_or_none(value) -> float | int | None:
+    """Returns a metric as a Python number, or None if it is not finite.
+
+    JSON has neither NaN nor infinity.
+    """
     value = value.item() if hasattr(value, "item") else value
     return value if math.isfinite(value) else None
 
 
 def config_hash(config) -> str:
-    """sha256 of the sorted JSON of a resolved configuration."""
+    """The sha256 of a resolved configuration, as JSON with sorted keys."""
     text = json.dumps(plain(config), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def origin(workdir: Path, step: int) -> dict:
-    """What a run was at its checkpoint of `step`, for entries of a run begun from it.
+# --- facts about a run, from its folder -----------------------------------------------
 
-    config, config_hash, step, commit, and whether that step is its end (complete).
+
+def make_origin(workdir: Path, step: int) -> dict:
+    """Describes a run at its checkpoint of `step`, for runs that start from it.
+
+    Returns config, config_hash, step, commit, and `complete`, which is True if the run
+    ended with this step.
     """
     config, done = parse(workdir / "config.json"), workdir / "DONE"
     return {
@@ -124,113 +137,143 @@ def origin(workdir: Path, step: int) -> dict:
         "config_hash": config_hash(config),
         "step": step,
         "complete": done.exists() and int(done.read_text()) == step,
-        "commit": commit(workdir),
+        "commit": read_commit(workdir),
     }
 
 
 def write_origin(workdir: Path, origin: Mapping) -> None:
-    """Writes the origin of the run in `workdir` to its origin.json; none for {}."""
+    """Writes origin.json into `workdir`, or no file if the origin is {}."""
     file = workdir / ORIGIN
-    file.unlink(missing_ok=True)  # of a start that did not get to a checkpoint
+    # A start that never reached a checkpoint may have left the file of another origin.
+    file.unlink(missing_ok=True)
     if origin:
         atomic_write.write(file, json.dumps(origin, indent=1) + "\n")
 
 
 def read_origin(workdir: Path) -> dict:
-    """What write_origin wrote."""
+    """Returns the origin of the run in `workdir`, {} if it has none."""
     file = workdir / ORIGIN
     return parse(file) if file.exists() else {}
 
 
-def commit(workdir: Path) -> str:
-    """The commit in a run's git.txt, with "+" if there were changes beside it."""
-    file = workdir / "git.txt"
-    first, _, changes = file.read_text().partition("\n") if file.exists() else ("",) * 3
-    return first + "+" * bool(changes.strip())
+def read_commit(workdir: Path) -> str:
+    """The commit in a run's git.txt, with "+" appended if there were local changes.
 
-
-def seconds(workdir: Path) -> float:
-    """How long the steps of a run took, from its perf.jsonl; each counted once.
-
-    Evaluations, compilation and what an interruption made come twice are not in it.
+    Returns "" if the folder has no git.txt.
     """
-    file, total, last = workdir / "perf.jsonl", 0.0, 0
+    file = workdir / "git.txt"
+    text = file.read_text() if file.exists() else ""
+    # The first line is the commit; the rest is the diff of the working tree.
+    first_line, _, diff = text.partition("\n")
+    return first_line + "+" * bool(diff.strip())
+
+
+def training_seconds(workdir: Path) -> float:
+    """The time that a run spent on its steps, from perf.jsonl.
+
+    Leaves out evaluations and compilation. Steps that an interrupted run repeated count
+    once.
+    """
+    file, total, last_step = workdir / "perf.jsonl", 0.0, 0
     for line in file.read_text().splitlines() if file.exists() else []:
         try:
             record = json.loads(line)
-            step, each = record["step"], record["perf/step_ms"] / 1e3
+            step, step_seconds = record["step"], record["perf/step_ms"] / 1e3
         except (ValueError, KeyError, TypeError):
-            continue  # half a line, of a run that was killed
-        total += max(step - last, 0) * each
-        last = max(step, last)
+            continue  # a line that a killed run left unfinished
+        # After a resume the steps start again at a lower number: only new ones count.
+        total += max(step - last_step, 0) * step_seconds
+        last_step = max(step, last_step)
     return total
 
 
+# --- entries as files -----------------------------------------------------------------
+
+
 def write(folder: Path, entry: Mapping) -> Path:
-    """Writes workdir/eval/<name>/<step>.json in one move; returns where it is."""
+    """Writes folder/eval/<name>/<step>.json atomically and returns its path."""
     check(entry, f"the entry of {entry.get('name')!r}")
     path = folder / "eval" / entry["name"] / f"{entry['step']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
+    # allow_nan=False: NaN would make the file invalid JSON for other readers.
     atomic_write.write(path, json.dumps(entry, indent=1, allow_nan=False) + "\n")
     return path
 
 
-def keeper(workdir: Path, config, total_steps: int, hardware: str) -> Callable:
-    """(step, metrics) -> the path of the entry written for an evaluation.
+def make_result_writer(
+    workdir: Path, config, total_steps: int, hardware: str
+) -> Callable:
+    """Returns the function (step, metrics) -> the path of the entry it has written.
 
-    The protocol is what the metrics' names begin with, and names the folder: two values
-    of k do not overwrite each other. Of accuracies the best so far
-    in this run is added, as "<metric>_best": some code bases report that one.
+    The protocol is the common prefix of the metrics' names and names the folder, so
+    that evaluations with two values of k do not overwrite each other. For accuracies,
+    the best value of the run so far is added as "<metric>_best", because some code
+    bases report it.
     """
     workdir = Path(workdir).expanduser()
 
-    def keep(step: int, metrics: Mapping) -> Path:
+    def write_result(step: int, metrics: Mapping) -> Path:
         protocol = next(iter(metrics)).rpartition("/")[0]
         name = protocol.replace("/", "-")
-        folder = workdir / "eval" / name
-        past = [parse(p) for p in folder.glob("*.json") if int(p.stem) < step]
-        best = {}
-        for metric, value in metrics.items():
-            if metric.endswith(("top1", "map")):
-                values = [e["metrics"].get(metric, value) for e in past]
-                best[f"{metric}_best"] = max([value, *values])
-        result = entry(
+        earlier = earlier_entries(workdir / "eval" / name, step)
+        entry = make_entry(
             name=name,
             protocol=protocol,
-            metrics={**metrics, **best},
+            metrics={**metrics, **best_accuracies(metrics, earlier)},
             config=config,
             step=step,
             total_steps=total_steps,
             effective_batch=config.batch,
             examples_seen=step * config.batch,
-            seconds=seconds(workdir),
+            seconds=training_seconds(workdir),
             hardware=hardware,
-            commit=commit(workdir),
+            commit=read_commit(workdir),
             origin=read_origin(workdir),
         )
-        return write(workdir, result)
+        return write(workdir, entry)
 
-    return keep
+    return write_result
+
+
+def earlier_entries(folder: Path, step: int) -> list[dict]:
+    """The entries in an evaluation's folder from before `step`.
+
+    A resumed run may have written later ones before it was interrupted.
+    """
+    return [parse(path) for path in folder.glob("*.json") if int(path.stem) < step]
+
+
+def best_accuracies(metrics: Mapping, earlier: list[dict]) -> dict:
+    """{"<metric>_best": value} for top-1 accuracies and mAP."""
+    best = {}
+    for metric, value in metrics.items():
+        if metric.endswith(("top1", "map")):
+            values = [entry["metrics"].get(metric, value) for entry in earlier]
+            best[f"{metric}_best"] = max([value, *values])
+    return best
 
 
 def read(folder: Path) -> list[dict]:
-    """The entries of a run, of a folder of runs, or of results/; in order of files.
+    """Returns the entries of a run, of a folder of runs, or of results/.
 
-    UsageError if there is no such folder, or a file in it is no entry.
+    They are sorted by path. Raises UsageError if `folder` does not exist or a file in
+    it is not a valid entry.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder of runs or of results.")
-    places = ("*.json",) if folder.name == "ledger" else PLACES
+        raise UsageError(f"{folder} is not a folder of runs or results.")
+    patterns = ("*.json",) if folder.name == "ledger" else PATTERNS
+    paths = sorted(path for pattern in patterns for path in folder.glob(pattern))
     entries = []
-    for path in sorted({path for place in places for path in folder.glob(place)}):
-        entries.append(parse(path))
-        check(entries[-1], str(path))
+    for path in paths:
+        entry = parse(path)
+        check(entry, str(path))
+        entries.append(entry)
     return entries
 
 
 def parse(path: Path) -> dict:
-    """The JSON object in a file; UsageError says in one sentence what it is instead."""
+    """Returns the JSON object in a file; raises UsageError if it does not hold one."""
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -240,21 +283,28 @@ def parse(path: Path) -> dict:
     return value
 
 
-def check(entry: Mapping, what: str) -> None:
-    """UsageError unless `entry` has every field, each of its type; `what` names it."""
+def check(entry: Mapping, label: str) -> None:
+    """Raises UsageError unless `entry` has all fields with values of their types.
+
+    label: what the error message calls the entry.
+    """
     if entry.get("schema") != SCHEMA:
         raise UsageError(
-            f"{what} is of schema {entry.get('schema')!r}; only {SCHEMA} is known."
+            f"{label} has schema {entry.get('schema')!r}; only schema {SCHEMA} is "
+            f"supported."
         )
     for name, kind in FIELDS.items():
         if name not in entry:
-            raise UsageError(f"{what} has no field {name!r}.")
+            raise UsageError(f"{label} has no field {name!r}.")
         if not isinstance(entry[name], kind):
-            raise UsageError(f"{what}: {name}={entry[name]!r} is of the wrong type.")
-    for part in filter(None, (entry, entry["origin"])):
-        absent = [name for name in NEEDED if name not in part.get("config", {})]
+            raise UsageError(f"{label}: {name}={entry[name]!r} has the wrong type.")
+    # The origin is {} or has a configuration as well.
+    for section in filter(None, (entry, entry["origin"])):
+        config = section.get("config", {})
+        absent = [name for name in CONFIG_FIELDS if name not in config]
         if absent:
-            raise UsageError(f"{what}: its config has no {', '.join(absent)}.")
+            raise UsageError(f"{label}: its config has no {', '.join(absent)}.")
     for metric, value in entry["metrics"].items():
+        # bool is a subclass of int.
         if isinstance(value, bool) or not isinstance(value, int | float | None):
-            raise UsageError(f"{what}: metric {metric}={value!r} is no number.")
+            raise UsageError(f"{label}: metric {metric}={value!r} is not a number.")

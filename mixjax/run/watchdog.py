@@ -1,11 +1,16 @@
-"""A run that no longer moves is ended, with the stacks of all its threads in its log.
+"""Ends a run that has stopped making progress, after logging the stacks of its threads.
 
-Three things are watched. The work: a step may take some times the median of the steps
-before it, all else (start, compilation, evaluation, saving) some fixed time. The other
-processes: each writes heartbeats/<number>.json, the first reads all of them, the others
-read the first's. The process itself: mixjax/run/watchdog_process.py, a process of its
-own, notices when it is stopped or cannot run. All end with exit code 76, and the same
-command continues from the newest checkpoint.
+Three things are watched:
+
+- The work. A step may take a multiple of the median of the steps before it; everything
+  else (start, compilation, evaluation, saving) has a fixed limit.
+- The other processes. Each writes heartbeats/<number>.json; process 0 reads those of
+  all others, which read that of process 0.
+- This process itself. A second process, mixjax/run/watchdog_process.py, notices when it
+  is stopped or cannot run.
+
+All of them end the run with exit code 76; the same command then continues from the
+newest checkpoint.
 """
 
 import contextlib
@@ -34,18 +39,20 @@ from mixjax.runtime.atomic_write import write
 
 log = logging.getLogger("mixjax")
 FOLDER = "heartbeats"
-STEPS = 100  # of the median
-FEW = 3  # steps whose median says nothing yet
+MEDIAN_STEPS = 100  # steps that the median is taken over
+MIN_STEPS = 3  # with fewer steps, of which the first are compiled, it is meaningless
+# Heartbeats written within peer_seconds: a few may be late without an alarm.
+BEATS_PER_LIMIT = 6
 
 
 @contextlib.contextmanager
 def watching(settings: Mapping, workdir: Workdir):
-    """A Watch over this process' part of the run in `workdir`.
+    """Yields a Watch over this process' part of the run in `workdir`.
 
     settings: config.watchdog.
     """
     watch = Watch(**settings)
-    number, stacks = workdir.process, console.path(workdir.path, workdir.process)
+    number, stacks = workdir.process, console.log_path(workdir.path, workdir.process)
     watch.start(workdir.path, number, jax.process_count(), stacks)
     try:
         yield watch
@@ -56,9 +63,10 @@ def watching(settings: Mapping, workdir: Workdir):
 class Watch:
     """Watches one process of a run, from `start` to `close`.
 
-    step_factor: times the median of steps that a step may take, but at least
-    step_seconds; other_seconds: what lies between two steps, or two signs of life in
-    it; peer_seconds: how long a process may be silent. 0 switches each off.
+    step_factor: the multiple of the median step's time that a step may take, but at
+    least step_seconds. other_seconds: the limit for anything between two steps,
+    counted from its last sign of life. peer_seconds: how long another process may be
+    silent. 0 disables a check.
     """
 
     def __init__(
@@ -69,135 +77,157 @@ class Watch:
         other_seconds: float,
         peer_seconds: float,
     ):
-        self._factor, self._least = step_factor, step_seconds
-        self._other, self._silent = other_seconds, peer_seconds
-        self._times: list[float] = []
+        self._step_factor, self._step_seconds = step_factor, step_seconds
+        self._other_seconds, self._peer_seconds = other_seconds, peer_seconds
+        self._durations: list[float] = []  # of the latest steps, in seconds
         self._closed = threading.Event()
-        self._mark("starting", other_seconds)
+        self._begin("starting", other_seconds)
 
-    # --- what the loop says ---------------------------------------------------------
+    # --- called by the training loop ----------------------------------------------
 
-    def _mark(self, doing: str, limit: float) -> None:
-        """`doing` begins now and may take `limit` seconds; 0 for any time."""
-        self._state = (time.monotonic(), doing, limit)
+    def _begin(self, activity: str, limit: float) -> None:
+        """`activity` begins now and may take `limit` seconds; 0 means no limit."""
+        # One assignment of a tuple is atomic: the thread never reads half of it.
+        self._state = (time.monotonic(), activity, limit)
 
-    def alive(self, doing: str = "evaluating or saving") -> None:
-        """A sign of life between two steps."""
-        self._mark(doing, self._other)
+    def alive(self, activity: str = "evaluating or saving") -> None:
+        """Gives a sign of life between two steps."""
+        self._begin(activity, self._other_seconds)
 
     @contextlib.contextmanager
     def step(self, number: int):
-        """Around everything that a step is."""
-        begin = time.monotonic()
-        self._mark(f"step {number}", self.limit())
+        """Surrounds a step, from the wait for its data to the recording of metrics."""
+        start = time.monotonic()
+        self._begin(f"step {number}", self.limit())
         yield
-        self._times = [*self._times[1 - STEPS :], time.monotonic() - begin]
+        duration = time.monotonic() - start
+        self._durations = [*self._durations[1 - MEDIAN_STEPS :], duration]
         self.alive()
 
     def limit(self) -> float:
-        """Seconds that the next step may take; the first ones are compiled."""
-        if len(self._times) < FEW:
-            return self._other
-        if not self._factor:
+        """The seconds that the next step may take; 0 means no limit."""
+        if len(self._durations) < MIN_STEPS:
+            return self._other_seconds
+        if not self._step_factor:
             return 0.0
-        return max(self._least, self._factor * statistics.median(self._times))
+        median = statistics.median(self._durations)
+        return max(self._step_seconds, self._step_factor * median)
 
-    # --- what watches it --------------------------------------------------------------
+    # --- start and end ------------------------------------------------------------
 
     def start(self, workdir: Path, number: int, count: int, stacks: Path) -> None:
-        """Begins to watch process `number` of `count`; `stacks`: the file for them."""
+        """Starts to watch process `number` of `count`.
+
+        stacks: the file to which the stacks of a hanging process are appended.
+        """
         self._number, self._folder, self._stacks = number, workdir / FOLDER, stacks
         self._folder.mkdir(exist_ok=True)
-        others = range(1, count) if number == 0 else [0]
+        peers = range(1, count) if number == 0 else [0]
         now = time.monotonic()
-        self._peers = {n: (self._read(n), now) for n in others} if count > 1 else {}
-        self._guard = self._watch_itself() if self._silent else None
+        # A file of an earlier start is no sign of life: only a change of it is.
+        self._peers = (
+            {peer: (self._read_beat(peer), now) for peer in peers} if count > 1 else {}
+        )
+        self._guard = self._start_guard() if self._peer_seconds else None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Ends the watch; to be called before the process takes its leave."""
+        """Ends the watch; to be called before the process does anything unwatched."""
         self._closed.set()
+        # First the thread, which writes to the guard's pipe, then the guard.
         self._thread.join()
         if self._guard:
             self._guard.stdin.close()
             self._guard.wait()
             self._guard.stdout.close()
             faulthandler.unregister(signal.SIGUSR2)
-            self._file.close()
+            self._stacks_file.close()
 
-    def _watch_itself(self) -> subprocess.Popen:
-        self._file = open(self._stacks, "a")
-        faulthandler.register(signal.SIGUSR2, self._file, all_threads=True)
-        command = [
-            sys.executable,
-            "-m",
-            "mixjax.run.watchdog_process",
-            str(os.getpid()),
-        ]
+    def _start_guard(self) -> subprocess.Popen:
+        """Starts the process that watches this one."""
+        # The handler is C code: it works while a thread holds the interpreter's lock.
+        # The file must stay open, as the handler writes to its descriptor.
+        self._stacks_file = open(self._stacks, "a")
+        faulthandler.register(signal.SIGUSR2, self._stacks_file, all_threads=True)
+        module = [sys.executable, "-m", "mixjax.run.watchdog_process"]
         return subprocess.Popen(
-            [*command, str(self._silent)],
+            [*module, str(os.getpid()), str(self._peer_seconds)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
-            cwd=Path(__file__).parents[2],
+            cwd=Path(__file__).parents[2],  # where `-m` finds the package
         )
 
+    # --- the watching thread ------------------------------------------------------
+
     def _run(self) -> None:
-        """The thread: looks once a NAP, and tells the guard that it could."""
-        written, before = 0.0, time.monotonic()
+        """Checks everything once per NAP and shows the guard that it can."""
+        written, previous = 0.0, time.monotonic()
         while not self._closed.wait(NAP):
             now = time.monotonic()
             if self._guard:
-                self._hear_guard()
-            began, doing, limit = self._state
-            if now - before > GRACE:  # stopped with its guard, as by Ctrl-Z, and woken
-                self._mark(doing, limit)
-                began = now
-            before = now
-            if limit and now - began > limit:
-                self._end(f"{doing}: nothing for {now - began:.0f} s, {limit:.0f} may")
-            if self._silent and now - written > self._silent / 6:
-                self._write(doing)
-                self._look_at_peers(now)
+                self._exchange_with_guard()
+            started, activity, limit = self._state
+            if now - previous > GRACE:
+                # Process and guard were both stopped, as by Ctrl-Z, and continued: the
+                # time in between does not count.
+                self._begin(activity, limit)
+                started = now
+            previous = now
+            if limit and now - started > limit:
+                seconds = now - started
+                self._end(
+                    f"{activity}: no progress for {seconds:.0f} s, limit {limit:.0f} s"
+                )
+            interval = self._peer_seconds / BEATS_PER_LIMIT
+            if self._peer_seconds and now - written > interval:
+                self._write_beat(activity)
+                self._check_peers(now)
                 written = now
 
-    def _hear_guard(self) -> None:
-        if select.select([self._guard.stdout], [], [], 0)[0] and os.read(
-            self._guard.stdout.fileno(), 1
-        ):
-            self._end(f"this process stood still for {self._silent:.0f} s")
-        with contextlib.suppress(BrokenPipeError):  # someone killed the guard alone
+    def _exchange_with_guard(self) -> None:
+        """Ends the run if the guard asks for it, and gives the guard a sign of life."""
+        stdout = self._guard.stdout
+        # A closed pipe is readable too, but yields no byte.
+        readable = select.select([stdout], [], [], 0)[0]
+        if readable and os.read(stdout.fileno(), 1):
+            self._end(f"this process was blocked for {self._peer_seconds:.0f} s")
+        with contextlib.suppress(BrokenPipeError):  # the guard alone was killed
             self._guard.stdin.write(b".")
 
-    def _write(self, doing: str) -> None:
-        beat = {"process": self._number, "doing": doing, "time": round(time.time(), 1)}
-        beat |= {"host": socket.gethostname(), "pid": os.getpid()}
+    def _write_beat(self, activity: str) -> None:
+        beat = {
+            "process": self._number,
+            "doing": activity,
+            "time": round(time.time(), 1),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+        }
+        # Atomically: a peer never reads half a file.
         write(self._folder / f"{self._number}.json", json.dumps(beat) + "\n")
 
-    def _read(self, number: int) -> str:
+    def _read_beat(self, number: int) -> str:
         path = self._folder / f"{number}.json"
         return path.read_text() if path.exists() else ""
 
-    def _look_at_peers(self, now: float) -> None:
-        """Ends the run if a peer's heartbeat has not changed for too long.
-
-        Times are our own: the clocks of two hosts need not agree.
-        """
-        for number, (last, since) in self._peers.items():
-            beat = self._read(number)
-            if beat != last:
+    def _check_peers(self, now: float) -> None:
+        """Ends the run if a peer's heartbeat has not changed for too long."""
+        for number, (last_beat, changed) in self._peers.items():
+            beat = self._read_beat(number)
+            if beat != last_beat:
+                # Our time, not that in the file: two hosts' clocks need not agree.
                 self._peers[number] = (beat, now)
-            elif now - since > self._silent:
-                self._end(
-                    f"process {number} gave no sign of life for {now - since:.0f} s"
-                )
+            elif now - changed > self._peer_seconds:
+                seconds = now - changed
+                self._end(f"process {number} gave no sign of life for {seconds:.0f} s")
 
-    def _end(self, why: str) -> None:
-        """Writes all stacks and ends the process at once."""
-        log.error("ended by the watchdog: %s; the same command continues", why)
+    def _end(self, reason: str) -> None:
+        """Logs all stacks and ends the process at once."""
+        log.error("ended by the watchdog: %s; the same command continues", reason)
         with open(self._stacks, "a") as file:
             faulthandler.dump_traceback(file, all_threads=True)
+        # os._exit flushes nothing. A normal exit would join the threads that hang.
         for handler in log.handlers:
             handler.flush()
         os._exit(HUNG)

@@ -1,8 +1,8 @@
-"""The folder of a run: may it be used, is it the same run, what made it.
+"""The folder of a run: locked while in use, bound to one config, with its provenance.
 
 config.json  the resolved configuration     env.txt  versions, devices, command
 git.txt      commit and uncommitted changes parameters.txt  every tensor
-origin.json  the run that it began from, if any
+origin.json  the run that its weights came from, if any
 metrics.jsonl  perf.jsonl  events.out.tfevents.*  train.log  heartbeats/
 checkpoints/<step>/  figures/  DONE
 """
@@ -24,8 +24,8 @@ from mixjax.config.recipes import flat
 from mixjax.errors import UsageError
 from mixjax.runtime.atomic_write import write
 
-# A run may continue with other values here: they change its pace or what is written,
-# never what is learned.
+# Fields that a continued run may change: they affect its speed or what it writes, never
+# what it learns.
 HARMLESS = (
     r"^(log|checkpoint|evals|mesh|watchdog)\.",
     r"^data\.(threads|prefetch|eval_batch|directory)$",
@@ -33,43 +33,51 @@ HARMLESS = (
     r"^accumulate$",
 )
 METHOD = "method.name"
-NAMED = 6  # changed fields in a sentence
-# A field that runs did not record at first, beside one that they did, and its meaning.
-NEWER = ("method.mixture.name", "method.mixture.chunk", "mixup_cutmix")
+LISTED_CHANGES = 6  # changed fields that an error message lists
+# (a field that early runs did not record, one beside it that they did, the value that
+# the newer field had implicitly)
+NEWER_FIELD = ("method.mixture.name", "method.mixture.chunk", "mixup_cutmix")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
+PACKAGES += ("tensorflow-datasets", "numpy", "ml_collections", "clu", "chex")
+# Environment variables that change what a run computes or reads.
+VARIABLES = ("XLA_FLAGS", "JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES", "TFDS_DATA_DIR")
 
 
 def check_config(old: Mapping, new: Mapping, workdir: Path) -> None:
-    """UsageError that names the fields in which a run may not differ from its past.
+    """Raises UsageError if a run's new config changes what it learns.
 
-    Of another method's run that would be most: its name first, the rest counted.
+    The message lists the changed fields, the method's name first, as a different method
+    changes most others too; it counts those beyond LISTED_CHANGES.
     """
     before, after = flat(old), flat(new)
-    newer, beside, meaning = NEWER
+    newer, neighbour, implicit_value = NEWER_FIELD
     for fields in (before, after):
-        if beside in fields:
-            fields.setdefault(newer, meaning)
-    changed = [
-        f"{k} ({before.get(k, 'absent')!r} -> {after.get(k, 'absent')!r})"
-        for k in sorted(before.keys() | after.keys(), key=lambda k: (k != METHOD, k))
-        if before.get(k, "absent") != after.get(k, "absent")
-        and not any(re.search(pattern, k) for pattern in HARMLESS)
+        if neighbour in fields:
+            fields.setdefault(newer, implicit_value)
+    names = sorted(before.keys() | after.keys(), key=lambda k: (k != METHOD, k))
+    changes = [
+        f"{name} ({before.get(name, 'absent')!r} -> {after.get(name, 'absent')!r})"
+        for name in names
+        if before.get(name, "absent") != after.get(name, "absent")
+        and not any(re.search(pattern, name) for pattern in HARMLESS)
     ]
-    if changed:
-        more = len(changed) - NAMED
-        changed[NAMED:] = [f"and {more} more"] if more > 0 else []
+    if changes:
+        unlisted = len(changes) - LISTED_CHANGES
+        if unlisted > 0:
+            changes[LISTED_CHANGES:] = [f"and {unlisted} more"]
         raise UsageError(
             f"workdir {workdir} belongs to a run with another config: "
-            f"{', '.join(changed)}; take another --workdir or the old values."
+            f"{', '.join(changes)}; choose another --workdir or restore the old values."
         )
 
 
 def as_json(config) -> dict:
-    """A ConfigDict as what a JSON file gives back (tuples are lists there)."""
+    """Returns a ConfigDict as a JSON file would give it back: tuples become lists."""
     return json.loads(json.dumps(config.to_dict(), default=str))
 
 
-def config_of(path: str) -> dict:
-    """The configuration of the run in workdir `path`, for init_from."""
+def read_config(path: str) -> dict:
+    """Reads the configuration of the run in workdir `path`, for init_from."""
     saved = Path(path).expanduser() / "config.json"
     if not saved.is_file():
         raise UsageError(
@@ -79,10 +87,10 @@ def config_of(path: str) -> dict:
 
 
 class Workdir:
-    """An open workdir, locked until closed; `finished` if its run is complete.
+    """An open workdir, locked until it is closed.
 
-    process: which one of those that share the folder; only the first, 0, locks and
-    writes it.
+    process: the index of this process among those that share the folder. Each locks a
+    file of its own; only process 0 writes config.json, DONE and the other records.
     """
 
     def __init__(self, path: str, config, process: int = 0):
@@ -90,6 +98,7 @@ class Workdir:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             name = ".lock" if process == 0 else f".lock.{process}"
+            # Mode "a+" creates the file without emptying one that is in use.
             self._lock = open(self.path / name, "a+")
         except OSError as error:
             raise UsageError(f"--workdir={path} cannot be written: {error}.") from error
@@ -101,17 +110,19 @@ class Workdir:
             raise
 
     def _check(self, path: str) -> None:
-        """UsageError if another run has the folder, now or before."""
+        """Raises UsageError if another run uses the folder or has filled it before."""
         try:
+            # The kernel releases the lock when the process ends, however it ends.
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UsageError(f"--workdir={path} is in use by another run.") from error
+        # Without a checkpoint there is nothing to continue: any config may start.
         if not any(self.path.glob("checkpoints/[0-9]*")):
             return
         saved = self.path / "config.json"
         if not saved.exists():
             raise UsageError(
-                f"--workdir={path} has checkpoints but no config.json; take another."
+                f"--workdir={path} has checkpoints but no config.json; choose another."
             )
         check_config(json.loads(saved.read_text()), self._settings, self.path)
 
@@ -123,10 +134,11 @@ class Workdir:
 
     @property
     def finished(self) -> bool:
+        """True if the run in this folder is complete."""
         return (self.path / "DONE").exists()
 
     def finish(self, step: int) -> None:
-        """Marks the run as complete: the same command then does nothing."""
+        """Marks the run as complete, so that the same command does nothing again."""
         if self.process:
             return
         write(self.path / "DONE", f"{step}\n")
@@ -134,7 +146,8 @@ class Workdir:
     def record(self, devices: str, params) -> None:
         """Writes config.json, env.txt, git.txt and parameters.txt.
 
-        From here on the folder belongs to this config. params: arrays or shapes.
+        From then on the folder belongs to this config, so this comes after all checks
+        of the config. params: arrays or shapes.
         """
         if self.process:
             return
@@ -142,21 +155,25 @@ class Workdir:
         write(self.path / "config.json", settings + "\n")
         table = parameter_overview.get_parameter_overview(params, include_stats=False)
         write(self.path / "parameters.txt", table + "\n")
-        packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
-        packages += ("tensorflow-datasets", "numpy", "ml_collections", "clu", "chex")
-        lines = [f"python {platform.python_version()}, {platform.platform()}"]
-        lines += [f"{name} {_version(name)}" for name in packages]
-        lines += [f"devices: {devices}", "command: " + " ".join(sys.argv)]
-        names = ("XLA_FLAGS", "JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES", "TFDS_DATA_DIR")
-        lines += [f"{n}={os.environ[n]}" for n in names if n in os.environ]
-        write(self.path / "env.txt", "\n".join(lines) + "\n")
-        here = Path(__file__).parents[1]
-        write(self.path / "git.txt", commit(here) + _git(here, "diff", "HEAD"))
+        write(self.path / "env.txt", describe_environment(devices))
+        package = Path(__file__).parents[1]
+        diff = _git(package, "diff", "HEAD")
+        write(self.path / "git.txt", checkout_commit(package) + diff)
 
 
-def commit(package: Path) -> str:
-    """The commit of a checkout, or of what `git archive` made of one, as a line."""
-    archived = (package / "COMMIT").read_text()  # git puts the commit there
+def describe_environment(devices: str) -> str:
+    """The text of env.txt: versions, devices, command, environment variables."""
+    lines = [f"python {platform.python_version()}, {platform.platform()}"]
+    lines += [f"{name} {_version(name)}" for name in PACKAGES]
+    lines += [f"devices: {devices}", "command: " + " ".join(sys.argv)]
+    lines += [f"{n}={os.environ[n]}" for n in VARIABLES if n in os.environ]
+    return "\n".join(lines) + "\n"
+
+
+def checkout_commit(package: Path) -> str:
+    """The commit of a git checkout or of an unpacked `git archive`, as a line."""
+    # `git archive` replaces the "$Format:...$" in this file by the commit.
+    archived = (package / "COMMIT").read_text()
     if not archived.startswith("$"):
         return archived
     return _git(package, "rev-parse", "HEAD") or "not a git checkout\n"
@@ -170,13 +187,14 @@ def _version(name: str) -> str:
 
 
 def _git(folder: Path, *args: str) -> str:
+    """The output of a git command; "" if git is missing, fails or hangs."""
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             ["git", "-C", str(folder), *args],
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=20,  # seconds; a stalled network file system must not stop a run
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout if done.returncode == 0 else ""
+    return result.stdout if result.returncode == 0 else ""

@@ -1,4 +1,4 @@
-"""What a run is made of, put together and checked before any long work."""
+"""Builds the parts of a run and checks that they fit, before any long work."""
 
 import logging
 from collections.abc import Callable
@@ -20,7 +20,7 @@ log = logging.getLogger("mixjax")
 
 
 class Assembly(NamedTuple):
-    """The parts of a run; no array has been made yet."""
+    """The parts of a run; none of its arrays exist yet."""
 
     mesh: object
     sets: data.Datasets
@@ -29,10 +29,10 @@ class Assembly(NamedTuple):
     method: Method
     schedule: schedules.Schedule
     optimizer: optax.GradientTransformation
-    example: dict  # shapes of a batch of one
-    variables: Variables  # shapes of what the method starts from
+    example: dict  # shapes of a batch of one example
+    variables: Variables  # shapes of the method's initial variables
     init: Callable  # key -> the state before the first step
-    layout: TrainState  # shapes of the state, and where they lie
+    layout: TrainState  # shapes and shardings of the state
 
 
 def assemble(config, mesh, sets: data.Datasets) -> Assembly:
@@ -44,7 +44,8 @@ def assemble(config, mesh, sets: data.Datasets) -> Assembly:
     check_fit(config, method, sets, mesh.size)
     schedule = schedules.make(config.schedule, batch=config.batch, clock=clock)
 
-    # Shapes first, then where they lie.
+    # Shapes first, as the optimizer chooses by the parameters' names and the shardings
+    # depend on the sizes of tensors; only `init`, when called, allocates memory.
     key = jax.random.key(config.seed)
     variables = jax.eval_shape(method.init, key, example)
     optimizer = optimizers.make(config.optim, schedule, variables.params, clock=clock)
@@ -66,7 +67,7 @@ def assemble(config, mesh, sets: data.Datasets) -> Assembly:
 
 
 def make_clock(config, steps_per_epoch: int) -> schedules.Clock:
-    """How long the run is: config.epochs, or config.steps where that is set.
+    """The length of the run: config.epochs, or config.steps if that is set.
 
     With `steps` the whole recipe shrinks or stretches: schedules, warm-up and the
     intervals of evaluation and saving keep their share of the run.
@@ -76,47 +77,55 @@ def make_clock(config, steps_per_epoch: int) -> schedules.Clock:
     return schedules.Clock(round(config.epochs * steps_per_epoch), steps_per_epoch)
 
 
+# --- checks ---------------------------------------------------------------------------
+
+
 def check_fit(config, method: Method, sets: data.Datasets, devices: int) -> None:
-    """UsageError unless recipe, method, data and devices go together."""
+    """Raises UsageError unless recipe, method, data and devices fit together."""
     check_classes(config.model, sets)
     check_parts(method.together, config.batch, devices, config.accumulate)
 
 
 def check_parts(together: int, batch: int, devices: int, accumulate: int) -> None:
-    """UsageError if a part of the batch, or a device, would cut what is a unit.
+    """Raises UsageError if accumulation or devices would divide a group of examples.
 
-    together: as Method has it. A group that straddled two devices would be sent from
-    one to the other at every step.
+    together: the size of the method's groups, see Method. A group that straddles two
+    devices would be sent from one to the other at every step.
     """
     if together == ALL and accumulate > 1:
         raise UsageError(
-            f"accumulate={accumulate}: this method compares the examples of a batch "
-            f"with each other, so its parts are another loss; only 1 is possible."
+            f"accumulate={accumulate}: this method compares all examples of a batch "
+            f"with each other, so parts of a batch would have a different loss; only 1 "
+            f"is possible."
         )
-    unit = max(together, 1) * devices * accumulate
-    if batch % unit:
-        low = batch // unit * unit
-        fits = " or ".join(str(n) for n in (low, low + unit) if n)
+    multiple = max(together, 1) * devices * accumulate
+    if batch % multiple:
+        below = batch // multiple * multiple
+        nearest = " or ".join(str(n) for n in (below, below + multiple) if n)
         raise UsageError(
             f"batch={batch} cuts groups of {together} examples: it is not a multiple "
-            f"of {together} x {devices} devices x accumulate={accumulate}; take {fits}."
+            f"of {together} x {devices} devices x accumulate={accumulate}; take "
+            f"{nearest}."
         )
 
 
 def check_classes(model, sets: data.Datasets) -> None:
-    """UsageError unless what tells classes apart has those of the data."""
+    """Raises UsageError unless all classifiers have the data's number of classes."""
     for name, section in model.items():
-        wanted = getattr(section, "classes", None)
-        if wanted is not None and wanted != sets.classes:
-            has = f"{sets.classes} classes" if sets.classes else "no labels"
+        classes = getattr(section, "classes", None)
+        if classes is not None and classes != sets.classes:
+            actual = f"{sets.classes} classes" if sets.classes else "no labels"
             raise UsageError(
-                f"model.{name}.classes={wanted}, but data.source has "
-                f"{has}{'; set it to that' if sets.classes else ''}."
+                f"model.{name}.classes={classes}, but data.source has "
+                f"{actual}{'; set it to that' if sets.classes else ''}."
             )
 
 
+# --- sizes ----------------------------------------------------------------------------
+
+
 def make_plan(config, run: Assembly) -> Plan:
-    """What lies ahead in numbers; says it, too."""
+    """Returns the sizes of the run and logs them."""
     mesh, clock, sets, variables = run.mesh, run.clock, run.sets, run.variables
     log.info("devices: %s", meshes.describe(mesh))
     log.info("data: %s", sets.describe())
@@ -130,44 +139,47 @@ def make_plan(config, run: Assembly) -> Plan:
         config.batch // mesh.size,
         clock.total_steps / sets.steps_per_epoch,
     )
+    peak = flops.peak(mesh.devices.flat[0])
+    # Without a known peak there is no utilisation: save the time to count.
+    step_flops = None if peak is None else count_step_flops(config, run)
     return Plan(
         total_steps=clock.total_steps,
         batch=config.batch,
         examples=sets.size,
         steps_per_epoch=sets.steps_per_epoch,
-        tensors=names(variables.params),
-        **speed(config, mesh, clock, variables, run.example),
+        tensor_names=list_tensors(variables.params),
+        step_flops=step_flops,
+        peak_flops=None if peak is None else peak * mesh.size,
     )
 
 
-def speed(config, mesh, clock, variables: Variables, example: dict) -> dict:
-    """{"work": matrix operations of a step, "peak": what the devices could do}.
+def count_step_flops(config, run: Assembly) -> float:
+    """The floating-point operations of a step's matrix products.
 
-    Both None where the peak is not known. What rematerialisation computes again does
-    not count as work.
+    What rematerialisation computes a second time does not count: utilisation measures
+    useful work.
     """
-    peak = flops.peak(mesh.devices.flat[0])
-    if peak is None:
-        return {"work": None, "peak": None}
     model = config.model.to_dict()
-    for part in model.values():
-        if isinstance(part, dict) and "remat" in part:
-            part |= {"remat": "none", "scan": False}
+    for section in model.values():
+        if isinstance(section, dict) and "remat" in section:
+            section |= {"remat": "none", "scan": False}
     network = models.make(model)
-    method = methods.make(config.method, network, clock=clock)
+    method = methods.make(config.method, network, clock=run.clock)
 
     def gradient(variables, batch):
+        # Without an optimizer: its work is per parameter, not in matrix products.
         state = first_state(variables, optax.identity())
         key = jax.random.key(0)
         return jax.grad(lambda p: method.loss(p, state, batch, key)[0])(state.params)
 
-    rows = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((config.batch, *x.shape[1:]), x.dtype), example
+    # The example's shapes are [1, ...], those of a batch [B, ...].
+    batch = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((config.batch, *x.shape[1:]), x.dtype),
+        run.example,
     )
-    work = flops.count(gradient, variables, rows)
-    return {"work": work, "peak": peak * mesh.size}
+    return flops.count(gradient, run.variables, batch)
 
 
-def names(params) -> list[str]:
+def list_tensors(params) -> list[str]:
     """The paths of all tensors, in the order of jax.tree.leaves."""
     return [meshes.path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]

@@ -1,7 +1,7 @@
-"""What a step of a recipe does on the devices: what lies where, and what is sent.
+"""Explains a recipe's training step: the layout of its state, memory, communication.
 
-The step is the one that train would run, compiled for the devices that are there; no
-array of the state is made and nothing is written.
+The step is the one that training would run, compiled for the devices of this machine.
+No array of the state is created, and nothing is written.
 """
 
 import contextlib
@@ -20,30 +20,30 @@ from mixjax.sharding import meshes
 from mixjax.training.build import Assembly, assemble
 from mixjax.training.train_step import jit_step, make_step
 
-LARGEST = 3  # collectives of a kind that are shown
+LARGEST = 3  # collectives of each kind that are listed
 
 
 class Step(NamedTuple):
     """The compiled step of a run."""
 
     run: Assembly
-    code: str
-    memory: object | None  # what the compiler says of it, None if it does not
-    seconds: float  # that tracing and compiling took
+    code: str  # optimised HLO
+    memory: object | None  # the compiler's memory analysis; None if it has none
+    seconds: float  # time to lower and compile it
 
 
 def explain(config) -> list[str]:
-    """Lines to read about the step of config's run; UsageError as train has it."""
+    """Lines that explain the step of config's run; UsageError as for training."""
     fields = config.data
     source = sources.open_source(fields.source, fields.split, fields.directory)
     step = compile_step(config, source, {})
     return [
         f"devices: {meshes.describe(step.run.mesh)}",
-        *layout(step.run),
+        *describe_layout(step.run),
         f"the step, compiled in {step.seconds:.0f} s, uses on each device:",
-        *usage(step.memory),
-        "and sends, by the results that a device has of it:",
-        *budget(collectives.parse(step.code)),
+        *describe_memory(step.memory),
+        "and communicates, by the size of the results on each device:",
+        *describe_collectives(collectives.parse(step.code)),
     ]
 
 
@@ -54,82 +54,90 @@ def compile_step(config, source: Source, options: Mapping) -> Step:
     settings = dict(seed=config.seed, mesh=mesh, opened=(source, None))
     sets = data.make(config.data, batch=config.batch, **settings)
     run = assemble(config, mesh, sets)
-    # Of a real batch, one example to a device tells the shapes.
-    few = data.make(config.data, batch=mesh.size, **settings).train
-    with contextlib.closing(few.batches(0, 1)) as batches:
+    # The dtypes and shapes of a batch come from a real one, as small as the devices
+    # allow: to read config.batch examples would take far longer.
+    small = data.make(config.data, batch=mesh.size, **settings).train
+    with contextlib.closing(small.batches(0, 1)) as batches:
         shapes = jax.eval_shape(lambda x: x, next(batches))
     batch = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((config.batch, *x.shape[1:]), x.dtype), shapes
     )
-    step = make_step(run.method, run.optimizer, run.schedule, few.augment, config)
-    begin = time.monotonic()
-    lowered = jit_step(step, mesh, run.layout).lower(run.layout, batch, few.resident)
+    step = make_step(run.method, run.optimizer, run.schedule, small.augment, config)
+    start = time.monotonic()
+    lowered = jit_step(step, mesh, run.layout).lower(run.layout, batch, small.resident)
     compiled = lowered.compile(compiler_options=dict(options))
-    seconds = time.monotonic() - begin
+    seconds = time.monotonic() - start
     return Step(run, compiled.as_text(), compiled.memory_analysis(), seconds)
 
 
-class Share(NamedTuple):
-    """Bytes of parameters and optimizer on one device, and of all of them."""
+class StateBytes(NamedTuple):
+    """Bytes of parameters and optimizer state."""
 
-    here: int
-    whole: int
+    per_device: int
+    total: int  # of one copy of each tensor, however many devices hold one
 
 
-def share(run: Assembly) -> Share:
-    """What a device has of parameters and optimizer."""
+def measure_state(run: Assembly) -> StateBytes:
+    """Measures the parameters and the optimizer's state."""
     trees = run.layout.params, run.layout.opt_state
-    return Share(device_memory.on_one_device(trees), device_memory.total(trees))
+    return StateBytes(device_memory.on_one_device(trees), device_memory.total(trees))
 
 
-def layout(run: Assembly) -> list[str]:
-    """What of the state is split and what replicated."""
+def describe_layout(run: Assembly) -> list[str]:
+    """Lines on the sizes of the split and the replicated part of the state."""
     leaves = jax.tree.leaves(run.layout)
     split = [x for x in leaves if not x.sharding.is_fully_replicated]
-    copied = [x for x in leaves if x.sharding.is_fully_replicated]
+    replicated = [x for x in leaves if x.sharding.is_fully_replicated]
     params = device_memory.on_one_device(run.layout.params)
-    here, whole = share(run)
+    per_device, total = measure_state(run)
+    text = device_memory.text
     return [
         f"split over fsdp={run.mesh.shape['fsdp']}: {len(split)} tensors of the state, "
-        f"{device_memory.text(device_memory.total(split))}; replicated: {len(copied)}, "
-        f"{device_memory.text(device_memory.total(copied))}",
-        f"on each device: parameters {device_memory.text(params)}, optimizer "
-        f"{device_memory.text(here - params)}; {here / whole:.3f} of the "
-        f"{device_memory.text(whole)} of a whole copy",
+        f"{text(device_memory.total(split))}; replicated: {len(replicated)}, "
+        f"{text(device_memory.total(replicated))}",
+        f"on each device: parameters {text(params)}, optimizer "
+        f"{text(per_device - params)}; {per_device / total:.3f} of the {text(total)} "
+        f"of a full copy",
     ]
 
 
-def usage(analysis) -> list[str]:
-    """The compiler's account of a step's memory, in lines."""
+def describe_memory(analysis) -> list[str]:
+    """Lines on the memory of a step, from the compiler's analysis."""
     if analysis is None:
-        return ["  (this kind of device does not tell)"]
-    parts = {
+        return ["  (not reported by this kind of device)"]
+    sizes = {
         "arguments": analysis.argument_size_in_bytes,
         "outputs": analysis.output_size_in_bytes,
-        "  of these in the place of arguments": analysis.alias_size_in_bytes,
+        # The donated state: its new arrays take the buffers of the old ones.
+        "  of which reuse the arguments' memory": analysis.alias_size_in_bytes,
         "temporaries": analysis.temp_size_in_bytes,
     }
     return [
-        f"  {name:<38}{device_memory.text(size):>12}" for name, size in parts.items()
+        f"  {name:<38}{device_memory.text(size):>12}" for name, size in sizes.items()
     ]
 
 
-def budget(collectives_sent: list[Collective]) -> list[str]:
-    """A line for each kind of collective, and below it for its largest."""
+def describe_collectives(step_collectives: list[Collective]) -> list[str]:
+    """A line for each kind of collective, each followed by the largest of its kind."""
     lines = []
-    for kind in sorted({c.kind for c in collectives_sent}):
-        these = [c for c in collectives_sent if c.kind == kind]
-        sent, times = sum(c.bytes for c in these), sum(c.times for c in these)
-        lines.append(f"  {kind:<26}{times:>5} times {device_memory.text(sent):>12}")
-        for one in sorted(these, key=lambda c: -c.bytes)[:LARGEST]:
-            lines.append(f"    {device_memory.text(one.bytes):>12}  {shapes_of(one)}")
+    for kind in sorted({c.kind for c in step_collectives}):
+        of_kind = [c for c in step_collectives if c.kind == kind]
+        size, times = sum(c.bytes for c in of_kind), sum(c.times for c in of_kind)
+        lines.append(f"  {kind:<26}{times:>5} times {device_memory.text(size):>12}")
+        for collective in sorted(of_kind, key=lambda c: -c.bytes)[:LARGEST]:
+            size, results = collective.bytes, describe_results(collective)
+            lines.append(f"    {device_memory.text(size):>12}  {results}")
     return lines or ["  nothing"]
 
 
-def shapes_of(one: Collective) -> str:
-    """ "24 x bf16[1024,4096] and 3 more", the largest of its results first."""
-    often = f"{one.times} x " if one.times > 1 else ""
-    order = sorted(one.results, key=lambda r: -Collective(one.kind, (r,), 1).bytes)
-    shape = f"{order[0][0]}[{','.join(map(str, order[0][1]))}]"
-    more = f" and {len(order) - 1} more" if len(order) > 1 else ""
-    return f"{often}{shape}{more}"
+def describe_results(collective: Collective) -> str:
+    """Such as "24 x bf16[1024,4096] and 3 more", with the largest result's shape."""
+    kind, times = collective.kind, collective.times
+    repeated = f"{times} x " if times > 1 else ""
+    # XLA combines collectives: their results then are a tuple of arrays.
+    results = sorted(
+        collective.results, key=lambda result: -Collective(kind, (result,), 1).bytes
+    )
+    dtype, shape = results[0]
+    others = f" and {len(results) - 1} more" if len(results) > 1 else ""
+    return f"{repeated}{dtype}[{','.join(map(str, shape))}]{others}"

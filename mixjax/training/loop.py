@@ -1,4 +1,4 @@
-"""The loop around the training step: the only one in the project."""
+"""The training loop, the only one in the project."""
 
 import contextlib
 import logging
@@ -26,35 +26,42 @@ log = logging.getLogger("mixjax")
 def train(config, workdir: Workdir, stop: Interrupt) -> None:
     """Runs the recipe to its end, from wherever `workdir` left off.
 
-    Raises UsageError before any long work, Diverged when a loss or gradient is not
-    finite, and Preempted, with the state saved, when `stop` is set.
+    Raises UsageError before any long work if the recipe cannot run, Diverged when a
+    loss or gradient is not finite, and Preempted, with the state saved, when `stop` is
+    set.
     """
-    with contextlib.ExitStack() as opened:
+    # The stack closes in reverse order: data and files first, the watchdog last, so
+    # that it still ends a process whose last checkpoint hangs.
+    with contextlib.ExitStack() as stack:
         console.start(workdir.path, workdir.process)
-        watch = opened.enter_context(watching(config.watchdog, workdir))
-        # Mesh, data, network, method, optimizer: shapes only, all checked.
+        watch = stack.enter_context(watching(config.watchdog, workdir))
+        # Mesh, data, network, method, optimizer: only shapes, all of them checked.
         mesh = make_mesh(config)
         sets = data.make(config.data, batch=config.batch, seed=config.seed, mesh=mesh)
         run = assemble(config, mesh, sets)
         plan, last_step = make_plan(config, run), run.clock.total_steps
+        # Only now: a recipe that was refused above must not claim the folder.
         workdir.record(meshes.describe(mesh), run.variables.params)
-        alive = lambda: (watch.alive(), stop.check())
-        evaluators = make_evaluators(config, run, workdir, alive)
+        check = lambda: (watch.alive(), stop.check())
+        evaluators = make_evaluators(config, run, workdir, check)
         keep_result = open_ledger(config, mesh, last_step, workdir)
         step_fn = compile_step(config, run)
-        # The state, and what writes about it.
+        # The state, and the files that record its progress.
         saved = open_checkpoints(config.checkpoint, run.clock, workdir.path)
-        opened.callback(saved.close)
+        stack.callback(saved.close)
         state, notes = begin(config, saved, run, sets.size, workdir)
+        # The host counts the steps itself from here on: to read state.step would make
+        # it wait for the devices.
         step, evaluated = int(state.step), notes["evaluated"]
         record = Recorder(workdir.path, plan, notes, step, **config.log)
         record.watch(unreadable=sets.train.unreadable, last_good=saved.newest)
-        opened.callback(record.close)
+        stack.callback(record.close)
         batches = sets.train.batches(step, last_step)
-        opened.callback(batches.close)
-        opened.enter_context(jax.transfer_guard("disallow"))
-        # Between two steps: evaluate, save, leave if asked to. Then the next step. The
-        # order matters: a checkpoint notes which evaluations have been done.
+        stack.callback(batches.close)
+        # An implicit transfer in the loop would stall it or hide a wrong sharding.
+        stack.enter_context(jax.transfer_guard("disallow"))
+        # Between two steps: evaluate, save, leave if asked to. In this order, as a
+        # checkpoint notes which evaluations have been done.
         while True:
             evals.run_due(evaluators, state, step, evaluated, record, keep_result)
             if stop or saved.due(step):
@@ -64,9 +71,11 @@ def train(config, workdir: Workdir, stop: Interrupt) -> None:
             with watch.step(step + 1):
                 with record.waiting():
                     batch = next(batches)
+                # `state` is donated: its old arrays are gone after this call.
                 state, metrics = step_fn(state, batch, sets.train.resident)
                 step, evaluated = step + 1, []
                 record.step(step, metrics)
+    # After the stack has closed: all checkpoints are on disk by now.
     stop.check()
     workdir.finish(step)
     for line in summary(workdir.path):
@@ -81,11 +90,11 @@ def make_mesh(config):
     return mesh
 
 
-def make_evaluators(config, run, workdir: Workdir, alive: Callable) -> list:
-    """The evaluators of config.evals, and a line in the log that says when they run.
+def make_evaluators(config, run, workdir: Workdir, check: Callable) -> list:
+    """Returns the evaluators of config.evals and logs when they will run.
 
-    alive: called between the batches of an evaluation; it tells the watchdog that the
-    run is alive, and raises Preempted if it is asked to stop.
+    check: () -> None, called between the batches of an evaluation. It tells the
+    watchdog that the run is alive, and raises Preempted if the run is to stop.
     """
     context = {
         "sets": run.sets,
@@ -94,7 +103,7 @@ def make_evaluators(config, run, workdir: Workdir, alive: Callable) -> list:
         "method": run.method,
         "network": run.network,
         "recipe": config,
-        "check": alive,
+        "check": check,
     }
     evaluators = evals.make(config.evals, clock=run.clock, **context)
     log.info("evaluations: %s", evals.describe(evaluators, run.clock))
@@ -102,14 +111,18 @@ def make_evaluators(config, run, workdir: Workdir, alive: Callable) -> list:
 
 
 def open_ledger(config, mesh, last_step: int, workdir: Workdir) -> Callable:
-    """(step, metrics) -> None, writing results to the ledger in the first process."""
+    """Returns the function (step, metrics) -> None that writes results to the ledger.
+
+    All processes have the same results: only the first one writes them.
+    """
     if workdir.process:
         return lambda step, metrics: None
-    return ledger.keeper(workdir.path, config, last_step, meshes.hardware(mesh))
+    hardware = meshes.hardware(mesh)
+    return ledger.make_result_writer(workdir.path, config, last_step, hardware)
 
 
 def open_checkpoints(config, clock, folder: Path) -> Checkpoints:
-    """The checkpoints of a run, as config.checkpoint has them in epochs."""
+    """Opens a run's checkpoints; converts the epochs of config.checkpoint to steps."""
     return Checkpoints(
         folder,
         every=clock.steps(config.every_epochs),

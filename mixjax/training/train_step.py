@@ -19,21 +19,24 @@ def make_step(
     augment: Callable,
     config,
 ) -> Callable:
-    """The pure step (state, batch, resident) -> (state, metrics).
+    """Returns the pure step (state, batch, resident) -> (state, metrics).
 
-    metrics: scalars, and "grad_squares", the squared gradient norm of every tensor.
-    config.accumulate: the number of parts in which the batch is processed, one after
-    the other; the gradient is the mean of theirs.
+    resident: the arrays of the data set that stay on the devices, {} if there are none.
+    metrics: scalars, and "grad_squares" [T], the squared gradient norm of each tensor.
+    config.accumulate: the number of parts of the batch that are processed one after
+    another; the gradient is the mean over them.
     """
-    gradient = functools.partial(gradient_of, method, augment)
+    gradient = functools.partial(compute_gradients, method, augment)
     if config.accumulate > 1:
-        gradient = functools.partial(accumulated, gradient, config.accumulate)
+        gradient = functools.partial(accumulate_gradients, gradient, config.accumulate)
 
     def step(state: TrainState, batch: dict, resident: dict):
+        # A function of seed and step alone: a resumed run draws the same numbers.
         rng = step_key(config.seed, state.step)
         grads, stats, (metrics, carry) = gradient(state, batch, resident, rng)
-        # One vector instead of a scalar per tensor: it is fetched by the host.
+        # One vector [T] instead of T scalars: the host fetches it in one transfer.
         squares = jnp.stack([jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)])
+        # The rate of the update below, so before state.step is incremented.
         rate = jnp.asarray(schedule(state.step), jnp.float32)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         state = state.replace(
@@ -42,55 +45,65 @@ def make_step(
             opt_state=opt_state,
             stats=stats,
         )
-        # After the optimizer: a teacher follows the new parameters.
+        # After the optimizer: a momentum teacher follows the new parameters.
         state = method.update(state, carry)
         return state, {**metrics, "lr": rate, "grad_squares": squares}
 
     return step
 
 
-def gradient_of(method: Method, augment: Callable, state, batch, resident, rng):
-    """(gradients, batch statistics, (metrics, carry)) of one batch."""
+def compute_gradients(method: Method, augment: Callable, state, batch, resident, rng):
+    """Returns (gradients, batch statistics, (metrics, carry)) of a batch."""
     batch = augment(batch, resident, rng)
     value_and_grad = jax.value_and_grad(method.loss, has_aux=True)
     (loss, aux), grads = value_and_grad(state.params, state, batch, rng)
     return grads, aux.stats, ({"loss": loss, **aux.metrics}, aux.carry)
 
 
-def accumulated(gradient: Callable, parts: int, state, batch, resident, rng):
-    """As gradient_of, on `parts` of the batch in turn: the mean of their gradients.
+def accumulate_gradients(gradient: Callable, parts: int, state, batch, resident, rng):
+    """Like compute_gradients, for a batch processed in `parts`.
 
-    Batch statistics pass from one part to the next.
+    Gradients, metrics and carry are means over the parts. Batch statistics pass from
+    each part to the next, as if the parts were steps.
     """
 
-    def add(sums, part):
+    def add_part(sums, part):
         total, stats = sums
+        # The same `rng` for all parts: the key of an example depends on its index in
+        # the data set (state.example_keys), as it does in an undivided batch.
         grads, stats, outputs = gradient(
             state.replace(stats=stats), part, resident, rng
         )
         return (jax.tree.map(jnp.add, total, grads), stats), outputs
 
+    # [B, ...] -> [parts, B / parts, ...], without moving examples between devices.
     divided = jax.tree.map(lambda x: sub_batches.deal(x, parts), batch)
     zeros = jax.tree.map(jnp.zeros_like, state.params)
-    (total, stats), outputs = jax.lax.scan(add, (zeros, state.stats), divided)
+    # A scan compiles one part only, and frees its activations before the next.
+    (total, stats), outputs = jax.lax.scan(add_part, (zeros, state.stats), divided)
     grads = jax.tree.map(lambda g: g / parts, total)
     return grads, stats, jax.tree.map(lambda x: x.mean(axis=0), outputs)
 
 
 def jit_step(step: Callable, mesh, layout) -> Callable:
-    """Compiles `step` once: state as `layout` and donated, batch split over `mesh`."""
+    """Jits `step` with the state laid out as `layout` and the batch split over `mesh`.
+
+    The state is donated: its buffers are reused for the new state, as a second copy may
+    not fit. The shardings of the outputs are fixed too: if the compiler chose others,
+    the next step would have to be compiled again for them.
+    """
     state = jax.tree.map(lambda s: s.sharding, layout)
-    everywhere, split = meshes.replicated(mesh), meshes.batched(mesh)
+    replicated, split = meshes.replicated(mesh), meshes.batched(mesh)
     return jax.jit(
         meshes.within(mesh, step),
-        in_shardings=(state, split, everywhere),
-        out_shardings=(state, everywhere),
+        in_shardings=(state, split, replicated),
+        out_shardings=(state, replicated),
         donate_argnums=0,
     )
 
 
 def compile_step(config, run) -> Callable:
-    """The jitted step of an assembled run (build.Assembly)."""
+    """Returns the jitted step of an assembled run (build.Assembly)."""
     step = make_step(
         run.method, run.optimizer, run.schedule, run.sets.train.augment, config
     )

@@ -16,7 +16,7 @@ from mixjax.errors import UsageError
 from mixjax.export import read_foreign, weights
 from mixjax.models import adapt_weights
 from mixjax.run import checkpoints, ledger
-from mixjax.run.workdir import config_of
+from mixjax.run.workdir import read_config
 
 log = logging.getLogger("mixjax")
 KINDS = ("params", "stats")
@@ -36,9 +36,9 @@ def warm_start(config, layout) -> tuple[dict, dict]:
     wanted = {kind: getattr(layout, kind) for kind in KINDS}
     if path.is_file():
         return from_file(config.init_from, wanted, new), {}
-    old = config_of(config.init_from)["model"]
+    old = read_config(config.init_from)["model"]
     trees, step = from_run(config.init_from, wanted, old, new)
-    return trees, ledger.origin(path, step)
+    return trees, ledger.make_origin(path, step)
 
 
 def from_run(path: str, layout: dict, old: Mapping, new: Mapping) -> tuple[dict, int]:

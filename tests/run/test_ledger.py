@@ -30,7 +30,7 @@ def entry(**changes):
         commit="abc",
         origin={},
     )
-    return ledger.entry(**given | changes)
+    return ledger.make_entry(**given | changes)
 
 
 def test_an_entry_says_what_it_takes_to_place_a_number():
@@ -76,10 +76,10 @@ def test_what_is_written_is_read_again(tmp_path):
     [
         ('{"schema": 1', "cannot be read as JSON"),
         ("[1]", "holds a list, not an object"),
-        ('{"schema": 9}', "of schema 9; only 1 is known"),
+        ('{"schema": 9}', "has schema 9; only schema 1 is supported"),
         ('{"schema": 1, "name": "knn"}', "has no field 'protocol'"),
-        (dict(step="12"), "step='12' is of the wrong type"),
-        (dict(metrics={"top1": "high"}), "metric top1='high' is no number"),
+        (dict(step="12"), "step='12' has the wrong type"),
+        (dict(metrics={"top1": "high"}), "metric top1='high' is not a number"),
         (
             dict(config={"seed": 0, "epochs": 1, "data": {}}),
             "no steps, batch, model, m",
@@ -99,29 +99,34 @@ def test_broken_entries_are_one_sentence(tmp_path, text, sentence):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(UsageError, match="is no folder of runs"):
+    with pytest.raises(UsageError, match="is not a folder of runs"):
         ledger.read(tmp_path / "none")
 
 
 def test_origin_is_a_run_as_far_as_it_was(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(ledger.plain(tiny.config())))
     (tmp_path / "git.txt").write_text("abc\ndiff --git a b\n")
-    found = ledger.origin(tmp_path, 12)
+    found = ledger.make_origin(tmp_path, 12)
     assert found["step"] == 12 and not found["complete"] and found["commit"] == "abc+"
     assert found["config_hash"] == ledger.config_hash(tiny.config())
     (tmp_path / "DONE").write_text("12\n")
     (tmp_path / "git.txt").write_text("abc\n")
-    assert ledger.origin(tmp_path, 12)["complete"]
-    assert not ledger.origin(tmp_path, 6)["complete"], "its last checkpoint was cut"
-    assert ledger.commit(tmp_path) == "abc" and ledger.commit(tmp_path / "x") == ""
+    assert ledger.make_origin(tmp_path, 12)["complete"]
+    assert not ledger.make_origin(tmp_path, 6)["complete"], (
+        "its last checkpoint was cut"
+    )
+    assert (
+        ledger.read_commit(tmp_path) == "abc"
+        and ledger.read_commit(tmp_path / "x") == ""
+    )
 
 
 def test_seconds_count_each_step_once(tmp_path):
-    assert ledger.seconds(tmp_path) == 0
+    assert ledger.training_seconds(tmp_path) == 0
     steps = [(100, 10.0), (200, 20.0), (150, 90.0), (250, 40.0)]
     lines = [json.dumps({"step": s, "perf/step_ms": ms}) for s, ms in steps]
     (tmp_path / "perf.jsonl").write_text("\n".join([*lines, '{"step": 3']))
-    assert ledger.seconds(tmp_path) == pytest.approx(1.0 + 2.0 + 2.0)
+    assert ledger.training_seconds(tmp_path) == pytest.approx(1.0 + 2.0 + 2.0)
 
 
 def test_reading_needs_no_jax():

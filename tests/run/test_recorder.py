@@ -21,9 +21,9 @@ PLAN = Plan(
     batch=4,
     examples=22,
     steps_per_epoch=5,
-    tensors=["encoder/a", "encoder/b"],
-    work=None,
-    peak=None,
+    tensor_names=["encoder/a", "encoder/b"],
+    step_flops=None,
+    peak_flops=None,
 )
 
 
@@ -102,8 +102,8 @@ def test_a_number_that_is_not_finite_ends_the_run(tmp_path, bad):
         record.notes([])
     record.close()
     assert str(caught.value) == (
-        "step 2: loss 2.0; not finite are the gradients of encoder/b; "
-        "the checkpoint of step 7 is the last good one, and kept."
+        "step 2: loss 2.0; the gradients of encoder/b are not finite; "
+        "the checkpoint of step 7, the last good one, is kept."
     )
 
 
@@ -112,11 +112,12 @@ def test_a_loss_that_is_not_finite_before_any_checkpoint(tmp_path):
     with pytest.raises(Diverged) as caught:
         record.step(1, metrics(math.nan))
     record.close()
-    assert "step 1: loss nan; gradients are finite; no checkpoint" in str(caught.value)
+    text = str(caught.value)
+    assert "step 1: loss nan; all gradients are finite; no checkpoint" in text
 
 
 def test_speed_and_progress(tmp_path, said):
-    record = recorder(tmp_path, plan=PLAN._replace(work=1e9, peak=1e12))
+    record = recorder(tmp_path, plan=PLAN._replace(step_flops=1e9, peak_flops=1e12))
     record.watch(unreadable={"a.jpg", "b.jpg"}, last_good=lambda: None)
     for step in (1, 2, 3):
         with record.waiting():
@@ -152,8 +153,8 @@ def test_the_last_line_counts_steps_to_their_end(tmp_path):
     record = recorder(tmp_path, seconds=60)
     for step in range(1, 10):
         record.step(step, metrics(step))
-    land = record._land
-    record._land = lambda: (time.sleep(0.05), land())
+    fetch = record._fetch_oldest
+    record._fetch_oldest = lambda: (time.sleep(0.05), fetch())
     record.step(10, metrics(10))
     record.close()
     (perf,) = lines(tmp_path, "perf.jsonl")

@@ -28,7 +28,7 @@ def test_how_long_a_step_may_take(monkeypatch):
         with watch.step(2):
             now[0] += 5.0
     assert watch.limit() == 100
-    assert Watch(**USUAL | {"step_factor": 0.0})._factor == 0
+    assert Watch(**USUAL | {"step_factor": 0.0})._step_factor == 0
 
 
 PROGRAM = """
@@ -41,7 +41,7 @@ console.start(folder)
 watch = watchdog.Watch(
     step_factor=2.0, step_seconds=1.0, other_seconds=2.0, peer_seconds={peer}
 )
-watch.start(folder, {number}, {count}, console.path(folder, {number}))
+watch.start(folder, {number}, {count}, console.log_path(folder, {number}))
 
 
 def the_work():
@@ -88,9 +88,9 @@ def ended(process) -> tuple[int, str]:
 @pytest.mark.parametrize(
     "work, said",
     [
-        (QUICK + "with watch.step(6): time.sleep(99)", "step 6: nothing for "),
-        (QUICK + "time.sleep(99)", "evaluating or saving: nothing for "),
-        ("time.sleep(99)", "starting: nothing for "),
+        (QUICK + "with watch.step(6): time.sleep(99)", "step 6: no progress for "),
+        (QUICK + "time.sleep(99)", "evaluating or saving: no progress for "),
+        ("time.sleep(99)", "starting: no progress for "),
     ],
 )
 def test_work_that_is_stuck(tmp_path, work, said):
@@ -125,7 +125,7 @@ def test_a_process_that_was_stopped(tmp_path):
     os.kill(process.pid, signal.SIGSTOP)
     code, text = ended(process)
     assert code == errors.HUNG
-    assert "this process stood still for 2 s" in text
+    assert "this process was blocked for 2 s" in text
     assert "in the_work" in (tmp_path / "train.log").read_text()
 
 

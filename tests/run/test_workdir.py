@@ -28,8 +28,8 @@ def test_changes_are_listed_field_by_field():
     new = {"a": 1, "model": {"width": 9, "heads": 2}, "log": {"every": 6}}
     assert changed(old, new) == (
         "workdir here belongs to a run with another config: model.depth "
-        "(2 -> 'absent'), model.heads ('absent' -> 2), model.width (8 -> 9); take "
-        "another --workdir or the old values."
+        "(2 -> 'absent'), model.heads ('absent' -> 2), model.width (8 -> 9); choose "
+        "another --workdir or restore the old values."
     )
 
 
@@ -40,7 +40,7 @@ def test_of_many_changes_the_method_comes_first_and_the_last_are_counted():
     assert changed(old, new) == (
         "workdir here belongs to a run with another config: method.name ('mae' -> "
         "'mimae'), a (1 -> 2), b (1 -> 2), c (1 -> 2), d (1 -> 2), e (1 -> 2), and 5 "
-        "more; take another --workdir or the old values."
+        "more; choose another --workdir or restore the old values."
     )
 
 
@@ -93,8 +93,8 @@ def test_an_archive_knows_its_commit(tmp_path):
     with tarfile.open(tmp_path / "a.tar") as tar:
         written = tar.extractfile("mixjax/COMMIT").read()
     (tmp_path / "COMMIT").write_bytes(written)
-    assert workdir.commit(tmp_path) == head.stdout
-    assert workdir.commit(root / "mixjax") == head.stdout
+    assert workdir.checkout_commit(tmp_path) == head.stdout
+    assert workdir.checkout_commit(root / "mixjax") == head.stdout
 
 
 def test_what_made_it(tmp_path, monkeypatch):

@@ -75,13 +75,13 @@ def test_a_budget_names_the_largest_first():
     shapes = [(n, 100) for n in (1, 5, 3, 4)]
     found = [Collective("all-gather", (("bf16", s),), 2) for s in shapes]
     found += [Collective("all-reduce", (("f32", ()), ("f32", (9,))), 1)]
-    gathers, *largest, sums, sum_ = explain_step.budget(found)
+    gathers, *largest, sums, sum_ = explain_step.describe_collectives(found)
     assert gathers.split() == ["all-gather", "8", "times", "5.08", "KiB"]
     shown = [line.split("  ")[-1] for line in largest]
     assert shown == [f"2 x bf16[{n},100]" for n in (5, 4, 3)]
     assert sums.split() == ["all-reduce", "1", "times", "40", "bytes"]
     assert sum_.endswith("f32[9] and 1 more")
-    assert explain_step.budget([]) == ["  nothing"]
+    assert explain_step.describe_collectives([]) == ["  nothing"]
 
 
 # --- memory --------------------------------------------------------------------------
@@ -157,11 +157,11 @@ def test_what_is_split_adds_up():
     config = tiny.config(mesh__fsdp=8, batch=88)
     config.mesh.rules = ((".", "split"),)
     step = explain_step.compile_step(config, digits(), {})
-    here, whole = explain_step.share(step.run)
+    per_device, total = explain_step.measure_state(step.run)
     params = device_memory.total(step.run.layout.params)
-    assert 3 * params <= whole < 3 * params + 100  # AdamW's two moments, some counters
-    assert whole / 8 <= here < whole / 7
-    assert step.memory.argument_size_in_bytes > here
+    assert 3 * params <= total < 3 * params + 100  # AdamW's two moments, some counters
+    assert total / 8 <= per_device < total / 7
+    assert step.memory.argument_size_in_bytes > per_device
 
 
 def digits():
