@@ -1,16 +1,17 @@
 """python -m mixjax.drill [--signals=5] [--workdir=DIR] [--config=FILE] [--config.x=y]
 
 Does on this machine what a scheduler does: stops and kills a small run at random
-moments, starts it again each time, and compares what comes out with a run that was left
-alone. Prints how many steps were lost, and whether all weights, the optimizer's state
-and metrics.jsonl are equal to the last bit.
+moments, restarts it each time, and compares the result with an undisturbed run. Prints
+how many steps were lost, and whether all weights, the optimizer state and metrics.jsonl
+are equal bit for bit.
 
-  --signals=N   how often each run is stopped (SIGTERM), and killed (SIGKILL)
-  --seed=S      of the moments
-  --workdir=DIR the folder for the three runs; runs/drill unless given
-  --config=...  a recipe, its fields as for mixjax.main; the quickstart's, 60 steps
+  --signals=N   how often a run is stopped (SIGTERM), and how often killed (SIGKILL)
+  --seed=S      seed for the moments
+  --workdir=DIR the folder of the three runs; default: runs/drill
+  --config=...  a recipe and its fields, as for mixjax.main; default: the quickstart
+                in 60 steps
 
-Exit codes: 0 all is equal and no signal cost a step, 1 not so, 2 bad flags.
+Exit codes: 0 all is equal and no SIGTERM cost a step, 1 otherwise, 2 bad flags.
 """
 
 import json
@@ -27,7 +28,7 @@ from mixjax import errors
 from mixjax.runtime import cli
 
 ROOT = Path(__file__).parents[1]
-SMALL = {  # fields of the quickstart, for half a minute
+SMALL = {  # fields that make the quickstart take half a minute
     "steps": 60,
     "batch": 64,
     "model.encoder.width": 32,
@@ -39,20 +40,20 @@ SMALL = {  # fields of the quickstart, for half a minute
     "evals.knn.every_epochs": 20.0,
     "checkpoint.every_epochs": 10.0,
 }
-LISTENS = 0.5  # seconds after its start a process listens to signals
+LISTENS = 0.5  # seconds after its start until a process handles signals
 
 
 class Blow(NamedTuple):
-    """One signal and what came of it."""
+    """One signal and its effect."""
 
     seconds: float  # after the start
     code: int  # how the run ended
-    done: int  # steps that were in metrics.jsonl
+    done: int  # steps in metrics.jsonl
     saved: int  # steps in the newest checkpoint
 
 
 def last_step(workdir: Path) -> int:
-    """The newest step in metrics.jsonl, 0 without one."""
+    """The newest step in metrics.jsonl, or 0."""
     file = workdir / "metrics.jsonl"
     lines = file.read_bytes().splitlines() if file.exists() else []
     last_step = 0
@@ -60,15 +61,15 @@ def last_step(workdir: Path) -> int:
         try:
             last_step = max(last_step, json.loads(line)["step"])
         except ValueError:
-            continue  # half a line, of a run that was killed
+            continue  # half a line, left by a killed run
     return last_step
 
 
 def saved_step(workdir: Path) -> int:
-    """The step of the newest complete checkpoint, 0 without one.
+    """The step of the newest complete checkpoint, or 0.
 
-    A name that is no number is a checkpoint being written: its mark comes first,
-    its name last.
+    A folder whose name is not a number is a checkpoint being written: it is marked as
+    complete first and renamed last.
     """
     from mixjax.run.checkpoints import FOLDER, MARK
 
@@ -77,21 +78,21 @@ def saved_step(workdir: Path) -> int:
 
 
 def start(flags: list[str], workdir: Path) -> subprocess.Popen:
-    """Begins or continues the run; what it prints goes to <workdir>.txt."""
+    """Starts or continues the run; its output goes to <workdir>.txt."""
     command = [sys.executable, "-m", "mixjax.main", *flags, f"--workdir={workdir}"]
     with open(workdir.with_name(workdir.name + ".txt"), "a") as file:
         return subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file)
 
 
 def finish(flags: list[str], workdir: Path) -> float:
-    """Runs to the end; seconds that took. UsageError if it does not get there."""
+    """Completes the run; returns the seconds it took. UsageError if it fails."""
     begin = time.monotonic()
     expect(start(flags, workdir).wait(), (errors.DONE,), workdir)
     return time.monotonic() - begin
 
 
 def expect(code: int, codes: tuple, workdir: Path) -> None:
-    """UsageError with what the run said last, unless it ended with one of `codes`."""
+    """UsageError with the last output of the run, unless it ended with `codes`."""
     if code not in codes:
         text = workdir.with_name(workdir.name + ".txt").read_text().strip()
         last_line = text.splitlines()[-1] if text else "nothing"
@@ -99,7 +100,7 @@ def expect(code: int, codes: tuple, workdir: Path) -> None:
 
 
 def strike(flags: list[str], workdir: Path, number: int, seconds: float) -> Blow | None:
-    """Sends a signal some `seconds` after the start; None if the run was over."""
+    """Sends a signal `seconds` after the start; None if the run was complete."""
     process = start(flags, workdir)
     try:
         process.wait(timeout=seconds)
@@ -116,14 +117,14 @@ def arrays(workdir: Path) -> dict:
     """{path: array} of the newest checkpoint."""
     from mixjax.run import checkpoints, console
 
-    console.start()  # without orbax' own
+    console.start()  # silences orbax
     with checkpoints.opened(str(workdir), "workdir") as (manager, step):
         tree = manager.item_metadata(step)["state"].tree
         return checkpoints.by_path(checkpoints.read_arrays(manager, step, tree))
 
 
 def differences(one: Path, two: Path) -> list[str]:
-    """What differs between two finished runs: names of arrays, metrics.jsonl."""
+    """The names of arrays that differ between two runs, and metrics.jsonl."""
     import numpy as np
 
     first, second = arrays(one), arrays(two)
@@ -133,14 +134,14 @@ def differences(one: Path, two: Path) -> list[str]:
         x, y = (np.asarray(tree[name]) for tree in (first, second))
         return (x.dtype, x.shape, x.tobytes()) == (y.dtype, y.shape, y.tobytes())
 
-    both = first.keys() & second.keys()
-    differing = [name for name in names if name not in both or not same(name)]
+    shared = first.keys() & second.keys()
+    differing = [name for name in names if name not in shared or not same(name)]
     text = [(folder / "metrics.jsonl").read_bytes() for folder in (one, two)]
     return differing + ["metrics.jsonl"] * (text[0] != text[1])
 
 
 def row(name: str, blows: list[Blow], differ: list[str]) -> str:
-    """A line of the table."""
+    """One row of the table."""
     lost = [max(blow.done - blow.saved, 0) for blow in blows]
     codes = sorted({blow.code for blow in blows})
     same = "equal to the last bit" if not differ else "NOT EQUAL: " + ", ".join(differ)
@@ -156,9 +157,9 @@ def row(name: str, blows: list[Blow], differ: list[str]) -> str:
 def batter(
     flags: list[str], whole: Path, number: int, moments: Iterator[float], signals: int
 ) -> tuple[list[Blow], list[str]]:
-    """Sends `signals` signals to runs like `whole`: the blows, and what differs.
+    """Sends `signals` signals to runs like `whole`: (blows, names of what differs).
 
-    A run that is complete before all were sent is followed by another one.
+    If a run completes before all signals were sent, another one follows.
     """
     blows, differ, nth = [], [], 0
     name = signal.Signals(number).name
@@ -179,12 +180,12 @@ def batter(
 
 
 def drill(flags: list[str], workdir: Path, signals: int, seed: int) -> bool:
-    """Makes the runs and prints the table; whether all is as it should be."""
+    """Makes the runs and prints the table; returns whether all is as expected."""
     workdir.mkdir(parents=True, exist_ok=True)
     if any(workdir.iterdir()):
         raise errors.UsageError(f"--workdir={workdir} is not empty; take another.")
     whole, chance = workdir / "unbroken", random.Random(seed)
-    print("a run that is left alone", flush=True)
+    print("an undisturbed run", flush=True)
     seconds = finish(flags, whole)
     print(f"took {seconds:.0f} s; now the same with {signals} signals each", flush=True)
     moments = iter(lambda: chance.uniform(LISTENS, max(seconds, 2 * LISTENS)), None)
@@ -200,25 +201,25 @@ def drill(flags: list[str], workdir: Path, signals: int, seed: int) -> bool:
 
 
 def run(argv: list[str]) -> int:
-    """Drills as the flags (without the program's name) say; returns the exit code."""
+    """Runs the drill that the flags describe; returns the exit code."""
 
     def work():
         known = ("signals", "seed", "workdir", "config")
-        given, changes = cli.flags(argv, known)
+        flags, changes = cli.flags(argv, known)
         numbers = {}
         for flag, usual in (("signals", "5"), ("seed", "0")):
-            text = given.get(flag, usual)
+            text = flags.get(flag, usual)
             if not text.isdigit():
                 raise errors.UsageError(f"--{flag}={text} is not a number.")
             numbers[flag] = int(text)
-        recipe = given.get("config", f"{ROOT}/configs/quickstart.py")
+        recipe = flags.get("config", f"{ROOT}/configs/quickstart.py")
         small = (
-            {} if "config" in given else {f"config.{k}": v for k, v in SMALL.items()}
+            {} if "config" in flags else {f"config.{k}": v for k, v in SMALL.items()}
         )
         fields = small | {"config.log.every": 1} | changes
-        flags = [f"--config={recipe}", *(f"--{k}={v}" for k, v in fields.items())]
-        folder = Path(given.get("workdir", "runs/drill")).expanduser().absolute()
-        return errors.DONE if drill(flags, folder, **numbers) else errors.FAILED
+        run_flags = [f"--config={recipe}", *(f"--{k}={v}" for k, v in fields.items())]
+        folder = Path(flags.get("workdir", "runs/drill")).expanduser().absolute()
+        return errors.DONE if drill(run_flags, folder, **numbers) else errors.FAILED
 
     return cli.code(work)
 

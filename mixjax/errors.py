@@ -1,19 +1,19 @@
-"""Exit codes, and the two errors that a user is meant to read."""
+"""Exit codes, and the errors that a user is meant to read."""
 
 import difflib
 import re
 from collections.abc import Iterable
 
 DONE = 0  # the run is complete
-FAILED = 1  # an error that nobody foresaw
-USAGE = 2  # a bad config, path or flag, found before any long work
+FAILED = 1  # an unexpected error
+USAGE = 2  # a bad configuration, path or flag, found before any long work
 DIVERGED = 3  # a loss or gradient that is not finite
 PREEMPTED = 75  # stopped by a signal, state saved: start the same command again
-HUNG = 76  # stuck, or another process is lost: the same command loses some steps
+HUNG = 76  # stuck, or another process was lost: the same command repeats some steps
 
 
 class UsageError(ValueError):
-    """Something that the user can mend; its text is the one sentence to print."""
+    """A mistake that the user can correct; its text is the one sentence to print."""
 
 
 class Diverged(RuntimeError):
@@ -33,7 +33,7 @@ class LostPeer(RuntimeError):
 
 
 def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
-    """Ends a sentence about an unknown name: the nearest known ones, else some."""
+    """The end of a message about an unknown name: the nearest known names, or some."""
     known = sorted(str(k) for k in known)
     close = difflib.get_close_matches(str(name), known, n=most, cutoff=0.5)
     if close:

@@ -1,13 +1,13 @@
 """python -m mixjax.evaluate --workdir=RUN [--evals=FILE[:ARG]] [--config.x=y]
 
-Evaluates the newest checkpoint of a run: with kNN and whatever else its own recipe
-measures, or with the evaluations of a file such as configs/probe.py (a linear probe on
-cached features) or configs/robustness.py (ImageNet-A and -C). Prints what it finds and
-writes it to the ledger, RUN/eval/<protocol>/<step>.json.
+Evaluates the newest checkpoint of a run: by kNN and the other evaluations of its own
+recipe, or by those of a file such as configs/probe.py (a linear probe on cached
+features) or configs/robustness.py (ImageNet-A and -C). Prints the results and writes
+them to the ledger, RUN/eval/<protocol>/<step>.json.
 
   --workdir=RUN          the folder of a run
-  --evals=FILE[:ARG]     other evaluations than the run's own; ARG as the file says
-  --config.FIELD=VALUE   other values, such as --config.evals.knn.k=5
+  --evals=FILE[:ARG]     evaluations to use instead of the run's own
+  --config.FIELD=VALUE   sets a field, such as --config.evals.knn.k=5
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from mixjax.runtime import cli
 
 
 def length(run, workdir: str) -> int:
-    """How many steps the run has, or would have when complete."""
+    """The number of steps of the run when complete."""
     done = Path(workdir).expanduser() / "DONE"
     if done.exists():
         return int(done.read_text())
@@ -38,9 +38,10 @@ def measure(workdir: str, text: str | None, changes: dict) -> list[str]:
 
     cpu_settings.tune()
     fields = {k: v for k, v in changes.items() if k.startswith("config.evals.")}
-    rest = changes if not text else {k: changes[k] for k in changes.keys() - fields}
+    # Fields of config.evals belong to the evaluations of the file, if there is one.
+    run_changes = {k: v for k, v in changes.items() if not text or k not in fields}
     mesh = meshes.make(fsdp=1)
-    run = reopen.open_run(workdir, "--workdir", rest, 0, mesh)
+    run = reopen.open_run(workdir, "--workdir", run_changes, 0, mesh)
     config = run.config
     if text:
         config.evals = recipes.load(text, "--evals")
@@ -65,12 +66,12 @@ def measure(workdir: str, text: str | None, changes: dict) -> list[str]:
 
 
 def run(argv: list[str]) -> int:
-    """Evaluates as the flags (no program's name) say; returns the exit code."""
+    """Evaluates as the flags (no program name) say; returns the exit code."""
 
     def work():
-        given, changes = cli.flags(argv, ("workdir", "evals"))
-        folder = cli.need(given, "workdir", "name the folder of a run")
-        for line in measure(folder, given.get("evals"), changes):
+        flags, changes = cli.flags(argv, ("workdir", "evals"))
+        folder = cli.need(flags, "workdir", "name the folder of a run")
+        for line in measure(folder, flags.get("evals"), changes):
             print(line)
 
     return cli.code(work)

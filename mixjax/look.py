@@ -1,17 +1,18 @@
 """python -m mixjax.look --workdir=RUN [--beside=RUN] [--config.data.source=folder:DIR]
 
-Draws what a run has learned so far, from its newest checkpoint: what its method makes
-of pictures (masks or mixtures, whose token is whose, reconstructions), and where the
-last layer of its encoder looks, beside that of another run on the same pictures: the
-attention of a transformer, the activation of a residual network. With --points, how
-its features of so many pictures lie in the plane, too (t-SNE; needs scikit-learn).
+Draws what a run has learned so far, from its newest checkpoint: what its method does
+with pictures (masks or mixtures, which image owns which token, reconstructions), and
+where the last layer of its encoder looks, optionally beside another run on the same
+pictures: the attention of a transformer, the activation of a convolutional network.
+With --points, also a t-SNE plot of the features of so many pictures (needs
+scikit-learn).
 
   --workdir=RUN          the folder of a run
-  --beside=RUN           another one, for its maps; same size of pictures
-  --config.FIELD=VALUE   other values, such as --config.data.source=folder:photos
-  --count=8              pictures
-  --points=0             points of t-SNE, such as 2000
-  --out=DIR              where the drawings go; RUN/figures/look unless given
+  --beside=RUN           another run to compare maps with; same picture size
+  --config.FIELD=VALUE   sets a field, such as --config.data.source=folder:photos
+  --count=8              number of pictures
+  --points=0             number of points for t-SNE, such as 2000
+  --out=DIR              where the figures go; default: RUN/figures/look
 """
 
 from collections.abc import Callable
@@ -21,11 +22,11 @@ from mixjax import errors
 from mixjax.runtime import cli
 from mixjax.training.reopen import Run, open_run
 
-AT_ONCE = 256  # pictures of t-SNE that go through the network together
+AT_ONCE = 256  # pictures for t-SNE that pass through the network together
 
 
 def sight(run: Run) -> tuple[str, Callable]:
-    """("attention" or "activation", what shows it) of the run's encoder."""
+    """("attention" or "activation", the function that draws it) for an encoder."""
     import jax
 
     from mixjax.evals import activation, attention
@@ -35,42 +36,42 @@ def sight(run: Run) -> tuple[str, Callable]:
     image = jax.ShapeDtypeStruct(shape, "float32")
     encode = run.network.encode
     outputs = jax.eval_shape(encode, run.state.params, run.state.stats, image)
-    attends = "notes" in outputs  # what layers of attention note of themselves
+    attends = "notes" in outputs  # only layers of attention leave notes
     file = attention if attends else activation
     return ("attention" if attends else "activation"), file.shower(run.network)
 
 
 def maps(runs: dict[str, Run], count: int, mesh):
-    """A page of where the encoders look, on the same pictures."""
+    """A sheet that shows where the encoders look, on the same pictures."""
     from mixjax.evals import attention, pictures
 
     columns = {}
-    for name, one in runs.items():
-        kind, show = sight(one)
-        panels = pictures.painter(show, count, one.sets, mesh)(one.state)
-        view = one.sets.eval_view
+    for name, run in runs.items():
+        kind, show = sight(run)
+        panels = pictures.painter(show, count, run.sets, mesh)(run.state)
+        view = run.sets.eval_view
         images = pictures.to_pixels(panels["images"], view.mean, view.std)
         columns.setdefault("input", images)
         if images.shape != columns["input"].shape:
             raise errors.UsageError("--beside: its pictures have another size.")
         lit = attention.overlay(images, panels["maps"])
-        columns[f"{kind}{name}, step {one.step}"] = lit
+        columns[f"{kind}{name}, step {run.step}"] = lit
     return pictures.sheet(columns)
 
 
 def plane(runs: dict[str, Run], points: int, mesh):
-    """A page of features in the plane."""
+    """A sheet of t-SNE plots of the features of every run."""
     from mixjax.evals import embedding, pictures
 
     columns = {}
-    for name, one in runs.items():
-        data = one.sets.test(points) or one.sets.bank(points)
-        context = dict(sets=one.sets, method=one.method, mesh=mesh, check=lambda: None)
+    for name, run in runs.items():
+        data = run.sets.test(points) or run.sets.bank(points)
+        context = dict(sets=run.sets, method=run.method, mesh=mesh, check=lambda: None)
         context |= dict(
             points=points, perplexity=min(30.0, data.source.size / 4), seed=0
         )
-        columns[f"t-SNE{name}, step {one.step}"] = embedding.mapper(**context)(
-            one.state
+        columns[f"t-SNE{name}, step {run.step}"] = embedding.mapper(**context)(
+            run.state
         )
     return pictures.sheet({caption: x[None] for caption, x in columns.items()})
 
@@ -78,8 +79,10 @@ def plane(runs: dict[str, Run], points: int, mesh):
 def draw(
     run: Run, beside: Run | None, count: int, points: int, mesh, folder: Path
 ) -> list[Path]:
-    """Writes pictures.png, attention.png or activation.png, and embedding.png if there
-    are to be points; returns their paths."""
+    """Writes pictures.png, attention.png or activation.png, and embedding.png.
+
+    points: of embedding.png; 0 leaves it out. Returns the paths.
+    """
     from mixjax.evals import pictures
 
     runs = {"": run} | ({" beside": beside} if beside else {})
@@ -96,7 +99,7 @@ def draw(
 
 
 def number(flags: dict, flag: str, usual: str) -> int:
-    """The value of a flag that is a whole number; UsageError if it is too small."""
+    """The value of an integer flag; UsageError if it is too small or no number."""
     text, least = flags.get(flag, usual), {"count": 1, "points": 0}[flag]
     if not text.isdigit() or int(text) < least:
         what = {"count": "pictures", "points": "points"}[flag]
@@ -110,7 +113,7 @@ def run(argv: list[str]) -> int:
 
 
 def work(argv: list[str]) -> None:
-    """As run(), but raises what a user is meant to read."""
+    """As run(), but raises the errors that a user is meant to read."""
     from mixjax.runtime import cpu_settings
 
     known = ("workdir", "beside", "count", "points", "out")
@@ -126,8 +129,8 @@ def work(argv: list[str]) -> None:
     run = open_run(workdir, "--workdir", *settings)
     beside = "beside" in flags and open_run(flags["beside"], "--beside", *settings)
     folder = Path(flags.get("out") or f"{workdir}/figures/look")
-    much = count, points, mesh, folder.expanduser()
-    for path in draw(run, beside or None, *much):
+    folder = folder.expanduser()
+    for path in draw(run, beside or None, count, points, mesh, folder):
         print(path)
 
 

@@ -3,20 +3,21 @@
 Trains what a config file describes. The same command continues an interrupted run,
 and does nothing once the run is complete.
 
-  --config=FILE[:ARG]    a recipe, see configs/; ARG picks a variant, as the file says
-  --config.FIELD=VALUE   another value for a field, such as --config.data.source=...
-  --workdir=DIR          the folder of the run; runs/<name of the recipe> unless given
-  --explain              prints what lies where on the devices and what a step sends
-                         between them, and does not train
-  --devices=N            stops unless there are N devices in all
+  --config=FILE[:ARG]    a recipe, see configs/; ARG selects a variant (see the file)
+  --config.FIELD=VALUE   sets a field, such as --config.data.source=...
+  --workdir=DIR          the folder of the run; default: runs/<name of the recipe>
+  --explain              prints how the state is laid out over the devices and what a
+                         step sends between them, without training
+  --devices=N            refuses to start unless there are N devices in total
 
-Several processes are found by themselves under Slurm, Open MPI, and on Cloud TPUs;
-otherwise each gets --coordinator=HOST:PORT (of process 0), --processes=N and
---process=0 to N-1; --processes=1 declines. All of them must see the same workdir.
+Several processes are detected automatically under Slurm, Open MPI and on Cloud TPUs.
+Elsewhere, give each one --coordinator=HOST:PORT (of process 0), --processes=N and
+--process=0 to N-1; --processes=1 turns detection off. All of them must see the same
+workdir.
 
-Exit codes: 0 done, 1 unforeseen error, 2 bad config or path (nothing was started),
-3 the loss is not finite, 75 stopped by a signal with the state saved, 76 stuck, or
-another process is lost: the same command continues from the last checkpoint.
+Exit codes: 0 done, 1 unexpected error, 2 bad configuration or path (nothing was
+started), 3 the loss is not finite, 75 stopped by a signal with the state saved, 76
+stuck, or another process was lost: the same command continues from the last checkpoint.
 """
 
 from pathlib import Path
@@ -33,7 +34,7 @@ def run(argv: list[str]) -> int:
 
 
 def work(argv: list[str]) -> int:
-    """As run(), but raises what a user is meant to read."""
+    """As run(), but raises the errors that a user is meant to read."""
     from mixjax.config import recipes
     from mixjax.runtime import cpu_settings, processes, signals
 
@@ -48,7 +49,7 @@ def work(argv: list[str]) -> int:
     if flags["explain"]:
         from mixjax.training import explain_step
 
-        lines = explain_step.explain(config)  # by all: they compile together
+        lines = explain_step.explain(config)  # in every process: they compile together
         if jax.process_index() == 0:
             print("\n".join(lines))
         return errors.DONE

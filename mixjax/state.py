@@ -12,7 +12,7 @@ import flax.struct
 import jax
 
 Array = jax.Array
-ALL = 0  # of Method.together
+ALL = 0  # a value of Method.together
 Tree = dict  # a nested dict of arrays; an absent part is {}, never None
 
 
@@ -33,7 +33,7 @@ class TrainState:
 
 
 class Variables(NamedTuple):
-    """What a method starts from."""
+    """The initial values of a method."""
 
     params: Tree
     stats: Tree
@@ -42,7 +42,7 @@ class Variables(NamedTuple):
 
 
 class Aux(NamedTuple):
-    """What a loss returns beside the scalar."""
+    """What a loss returns besides its value."""
 
     stats: Tree
     carry: Tree  # handed to Method.update after the optimizer
@@ -50,7 +50,7 @@ class Aux(NamedTuple):
 
 
 class Clock(NamedTuple):
-    """How many steps a run has, and how long an epoch of its schedules is."""
+    """The number of steps of a run, and of an epoch of its schedules."""
 
     total_steps: int
     steps_per_epoch: float
@@ -65,27 +65,27 @@ class Clock(NamedTuple):
 
 
 class Geometry(NamedTuple):
-    """How a network cuts an image into tokens."""
+    """How a network divides an image into tokens."""
 
     image_size: tuple[int, int]
     channels: int
     patch: int  # side of an input token in pixels
     grid: tuple[int, int]  # rows, columns of tokens
-    any_size: bool  # whether other image sizes, such as small crops, will do
+    any_size: bool  # whether other image sizes, such as small crops, are accepted
 
 
 class Network(NamedTuple):
     """Named parts (encoder, decoder, ...) behind pure functions.
 
-    `inputs` holds keyword arguments for parts, inputs[part] for each; for init also
-    a function that makes them of the outputs so far.
+    `inputs` holds keyword arguments for the parts, as inputs[part]; for init they may
+    also be a function from the outputs so far.
     """
 
     init: Callable  # (rng, images [B,H,W,C], **inputs) -> (params, stats)
     apply: Callable  # (params, stats, images, *, train, rng=None, **inputs)
     #                  -> (outputs: dict, stats)
     run: Callable  # (params, stats, outputs: dict, parts, *, train, rng=None, **inputs)
-    #                -> (outputs, stats): the named parts alone, on outputs so far
+    #                -> (outputs, stats): only the named parts, on the outputs so far
     parts: tuple[str, ...]  # all names, in order
     encode: Callable  # (params, stats, images, **for the encoder) -> its outputs
     features: Callable  # (params, stats, images) -> [B, D]
@@ -93,54 +93,54 @@ class Network(NamedTuple):
 
 
 class Method(NamedTuple):
-    """A way of learning; see methods/."""
+    """A learning method; see methods/."""
 
     init: Callable  # (rng, batch) -> Variables
     loss: Callable  # (params, state, batch, rng) -> (scalar, Aux)
     update: Callable  # (state, carry) -> state, after the optimizer
     features: Callable  # (state, images) -> [B, D], what every evaluator reads
     show: Callable  # (state, batch, rng) -> {caption: images [B,H,W,C]} to look at;
-    #                 for columns of other kinds see evals/pictures.py
-    together: int  # consecutive examples that one term of the loss looks at: 1 where
-    #                each stands alone, g for groups of g, ALL for the whole batch
-    predict: Callable | None = None  # (state, batch) -> what a dense task's evaluator
-    #                reads; None where there is no dense task
+    #                 evals/pictures.py describes other kinds of columns
+    together: int  # consecutive examples that one term of the loss needs: 1 if every
+    #                example stands alone, g for groups of g, ALL for the whole batch
+    predict: Callable | None = None  # (state, batch) -> predictions for the evaluators
+    #                of dense tasks; None for other methods
 
 
 class Objective(NamedTuple):
-    """What a siamese method makes of a network's outputs; see objectives/.
+    """What a siamese method computes from the outputs of a network; see objectives/.
 
-    outputs: one branch's, after the last part: "features" [B, D], "projection" [B, d]
-    and, where the network has them, "prediction" [B, d], "scores" [B, K]. One key is
-    given to all the predictions and targets that are compared with each other.
+    outputs: those of one branch, after the last part: "features" [B, D], "projection"
+    [B, d] and, if the network has them, "prediction" [B, d], "scores" [B, K]. All
+    predictions and targets that are compared with each other get the same key.
     """
 
     init: Callable  # (rng, outputs: shapes) -> memory
     predict: Callable  # (outputs, memory, rng) -> prediction, keeps the gradient
     target: Callable  # (outputs, memory, rng, view) -> target of view number `view`;
-    #                   a stop of the gradient lives here
+    #                   any stop-gradient is here
     compare: Callable  # (prediction, target, memory) -> [B], never a mean
     remember: Callable  # (memory, targets: outputs by view, clean) -> memory
 
 
 class Mixed(NamedTuple):
-    """Images of a mixture, made of [G, n] groups of a batch B = G * n."""
+    """Mixed images; the batch B = G * n consists of G groups of n images."""
 
     images: Array  # [B, H, W, C]
-    lam: Array  # [B] the exact share of the own image
-    mask: Array  # [G, H, W, 1] the share of it in each pixel: 1 own, 0 partner
-    partner: Array | None  # [G, n] place of the partner in the group; None: none
+    lam: Array  # [B] the exact share of the image itself
+    mask: Array  # [G, H, W, 1] that share for each pixel: 1 own, 0 the partner's
+    partner: Array | None  # [G, n] index of the partner in the group; None: none
 
 
 def step_key(seed: int, step: Array) -> Array:
-    """The key of everything random in one step."""
+    """The random key of a step; every draw of the step derives from it."""
     return jax.random.fold_in(jax.random.key(seed), step)
 
 
 def example_keys(key: Array, index: Array) -> Array:
-    """[B] keys, one per example, the same wherever in the batch an example is.
+    """[B] keys, one per example, independent of its place in the batch.
 
-    index: [B] int32, the examples' numbers in the data set. So what is drawn for an
-    example depends neither on the device count nor on gradient accumulation.
+    index: [B] int32, the numbers of the examples in the dataset. What is drawn for an
+    example therefore depends neither on the number of devices nor on accumulation.
     """
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)

@@ -1,19 +1,19 @@
 """python -m mixjax.transfer --config=configs/transfer.py --config.init_from=RUN
     --workdir=DIR [--sets=pets,dtd] [--config.x=y]
 
-Fine-tunes a pre-trained encoder on a suite of data sets. For each it tries several
-rates on a validation part, trains once more with the best on all that is not the test
-set, and scores that. Each run is an ordinary one in a folder of its own, so that the
-same command redoes only what is unfinished. DIR/<set>.json is the result of a set; the
-table at the end has them all. A set that is not there is named, with where it belongs,
-and the others go on.
+Fine-tunes a pre-trained encoder on a suite of datasets. For each dataset it tries
+several learning rates on a validation split, trains once more with the best rate on
+everything but the test split, and evaluates that. Each run is an ordinary one in its
+own folder, so the same command repeats only what is unfinished. DIR/<set>.json is the
+result of one dataset; the table at the end lists them all. A missing dataset is named,
+with the place where it belongs, and the others continue.
 
   --config=FILE[:ARG]    a recipe with variants set=, stage=, rate= and a section suite
-  --config.FIELD=VALUE   another value for a field, in every run
-  --sets=A,B             some of the suite
+  --config.FIELD=VALUE   sets a field in every run
+  --sets=A,B             only these datasets of the suite
   --workdir=DIR          the folder of the suite
 
-Exit codes: as mixjax.main; 2 also if a set was missing, once all others are done.
+Exit codes: as for mixjax.main; also 2 if a dataset was missing, after all others.
 """
 
 import json
@@ -27,7 +27,7 @@ from mixjax.runtime import cli
 
 
 class Suite(NamedTuple):
-    """What the command line asks for."""
+    """The suite that the command line describes."""
 
     recipe: str  # FILE:ARG
     changes: dict[str, str]
@@ -48,9 +48,9 @@ class Suite(NamedTuple):
 
 
 def train_once(suite: Suite, folder: Path, config) -> dict[str, float]:
-    """Runs or continues one training; the metrics of its last evaluation.
+    """Starts or continues one training run; the metrics of its last evaluation.
 
-    {} if its loss did not stay finite, as happens at high rates.
+    {} if its loss became infinite or NaN, as happens at high learning rates.
     """
     from mixjax.run import ledger
     from mixjax.run.workdir import Workdir
@@ -70,12 +70,12 @@ def train_once(suite: Suite, folder: Path, config) -> dict[str, float]:
 
 
 def score(metrics: dict, name: str, metric: str) -> float:
-    """The metric that a set is judged by; nan if there is none."""
+    """The metric that a dataset is judged by; NaN if it is missing."""
     return metrics.get(f"transfer/{name}/{metric}", math.nan)
 
 
 def run_set(suite: Suite, name: str) -> dict:
-    """Searches the rate on one set, trains with it, scores: the set's result."""
+    """Searches the rate for one dataset, trains with it and returns the result."""
     from mixjax.runtime.atomic_write import write
 
     place = suite.workdir / f"{name}.json"
@@ -100,7 +100,7 @@ def run_set(suite: Suite, name: str) -> dict:
 
 
 def missing(suite: Suite, name: str) -> str:
-    """Why the data of a set cannot be read, in a sentence; "" if it can."""
+    """Why a dataset cannot be read, in a sentence; "" if it can."""
     from mixjax.data import sources
 
     first, last = (suite.config(set=name, stage=s).data for s in ("search", "final"))
@@ -115,7 +115,7 @@ def missing(suite: Suite, name: str) -> str:
 
 
 def table(results: list[dict]) -> list[str]:
-    """Lines: a set, its metric and number, the rate; or why there is none."""
+    """One line per dataset: metric, value and rate, or why there is no value."""
     lines = [f"{'set':<12} {'metric':<15} {'value':>7}  rate"]
     values = [r["value"] for r in results if "value" in r]
     for r in results:
@@ -131,7 +131,7 @@ def table(results: list[dict]) -> list[str]:
 
 
 def run_suite(suite: Suite, wanted: list[str]) -> int:
-    """All sets, one after the other; the exit code."""
+    """Runs the datasets one after the other; returns the exit code."""
     results = []
     for name in wanted:
         why = missing(suite, name)
@@ -148,16 +148,16 @@ def run(argv: list[str]) -> int:
 
 
 def work(argv: list[str]) -> int:
-    """As run(), but raises what a user is meant to read."""
+    """As run(), but raises the errors that a user is meant to read."""
     from mixjax.runtime import cpu_settings, signals
 
     stop = signals.Interrupt().install()
-    given, changes = cli.flags(argv, ("config", "workdir", "sets"))
-    recipe = cli.need(given, "config", "try --config=configs/transfer.py")
-    folder = cli.need(given, "workdir", "name a folder for the suite")
+    flags, changes = cli.flags(argv, ("config", "workdir", "sets"))
+    recipe = cli.need(flags, "config", "try --config=configs/transfer.py")
+    folder = cli.need(flags, "workdir", "name a folder for the suite")
     suite = Suite(recipe, changes, Path(folder).expanduser(), stop)
     known = suite.config().suite.sets
-    wanted = [w for w in given.get("sets", "").split(",") if w] or list(known)
+    wanted = [w for w in flags.get("sets", "").split(",") if w] or list(known)
     for name in wanted:
         errors.check_name("--sets", name, known)
     cpu_settings.tune()

@@ -19,10 +19,10 @@ NO_RECIPES += ("probe", "robustness")  # sections of config.evals, for mixjax.ev
 def read(argv: list[str], **others: str | None) -> tuple[ConfigDict, dict]:
     """Reads --config=FILE[:ARG], the fields set after it, and the flags in `others`.
 
-    argv: without the program's name; "--name value" is "--name=value". others: names
-    and defaults of further flags; one whose default is "" needs no value. Returns the
-    configuration, and the values of `others` together with "config", the text that was
-    given for it. UsageError says in one sentence what does not fit.
+    argv: without the program's name; "--name value" equals "--name=value". others: the
+    names and defaults of further flags; a flag whose default is "" needs no value.
+    Returns the configuration, and the values of `others` and of "config" as text.
+    UsageError says in one sentence what is wrong.
     """
     values = {}
     switches = [flag for flag, default in others.items() if default == ""]
@@ -43,12 +43,13 @@ def read(argv: list[str], **others: str | None) -> tuple[ConfigDict, dict]:
 def recorded(path: Path) -> ConfigDict:
     """The configuration in the config.json of a run."""
 
-    def as_given(value):
+    def restored(value):
         if isinstance(value, dict):
-            return {k: as_given(v) for k, v in value.items()}
-        return tuple(map(as_given, value)) if isinstance(value, list) else value
+            return {k: restored(v) for k, v in value.items()}
+        # JSON has no tuples, and recipes no lists.
+        return tuple(map(restored, value)) if isinstance(value, list) else value
 
-    return ConfigDict(as_given(json.loads(path.read_text())))
+    return ConfigDict(restored(json.loads(path.read_text())))
 
 
 def flat(config: Mapping, prefix: str = "") -> dict:
@@ -65,28 +66,28 @@ def flat(config: Mapping, prefix: str = "") -> dict:
 def pairs(argv: list[str], switches: Sequence[str] = ()) -> list[tuple[str, str]]:
     """["--a=1", "--b", "2"] -> [("a", "1"), ("b", "2")].
 
-    switches: flags that stand alone; their value is "1" unless another is given.
+    switches: flags that need no value; it is "1" unless one is given.
     """
-    known_flags, rest = [], list(argv)
-    while rest:
-        word = rest.pop(0)
+    named_values, words = [], list(argv)
+    while words:
+        word = words.pop(0)
         if not word.startswith("-"):
             raise UsageError(f"{word!r} is no flag; write --name=value.")
         flag, equals, value = word.lstrip("-").partition("=")
         if not equals and flag in switches:
             value = "1"
         elif not equals:
-            if not rest or rest[0].startswith("--"):
+            if not words or words[0].startswith("--"):
                 raise UsageError(f"--{flag} needs a value; write --{flag}=value.")
-            value = rest.pop(0)
-        known_flags.append((flag, value))
-    return known_flags
+            value = words.pop(0)
+        named_values.append((flag, value))
+    return named_values
 
 
 def load(text: str, flag: str = "--config") -> ConfigDict:
     """The configuration of the recipe FILE[:ARG]: what its get_config(ARG) returns.
 
-    flag: what messages say it was given for.
+    flag: the flag that messages name.
     """
     name, _, argument = text.partition(":")
     path = Path(name).expanduser()
@@ -100,7 +101,7 @@ def load(text: str, flag: str = "--config") -> ConfigDict:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module.get_config(argument)
-    except Exception as error:  # whatever a user's own file may raise
+    except Exception as error:  # a user's own file may raise anything
         frames = traceback.extract_tb(error.__traceback__)
         lines = [f.lineno for f in frames if f.filename == str(path)]
         where = f", line {lines[-1]}" if lines else ""
@@ -109,12 +110,12 @@ def load(text: str, flag: str = "--config") -> ConfigDict:
 
 
 def override(config: ConfigDict, fields: dict[str, str]) -> ConfigDict:
-    """`config` with "config.a.b": text put in, each as the type that is there."""
+    """`config` with {"config.a.b": text} applied, each in the type of the field."""
     argv = [""]
     for name, text in fields.items():
         kind = kind_of(config, name)
         if kind is int and is_whole(text):
-            text = str(int(float(text)))  # 1e3 is a number of steps, too
+            text = str(int(float(text)))  # 1e3 is an integer, too
         argv.append(f"--{name}={text}")
     values = flags.FlagValues()
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)

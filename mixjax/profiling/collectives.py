@@ -1,4 +1,4 @@
-"""What compiled code sends between devices, read from its text (HLO)."""
+"""What compiled code sends between devices, parsed from its text (HLO)."""
 
 import math
 import re
@@ -21,15 +21,15 @@ TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
 class Collective(NamedTuple):
-    """One operation of the code; its results are what a device has of them."""
+    """One operation of the code, with the results that a single device holds."""
 
     kind: str
     results: tuple[tuple[str, tuple[int, ...]], ...]  # (type, shape) of each
-    times: int  # that it runs; a loop whose length is not known counts as one turn
+    times: int  # how often it runs; a loop of unknown length counts once
 
     @property
     def bytes(self) -> int:
-        """Of all results, in all turns."""
+        """The size of all results over all executions."""
         each = (bits(kind) * math.prod(shape) for kind, shape in self.results)
         return self.times * sum(each) // 8
 
@@ -37,7 +37,7 @@ class Collective(NamedTuple):
 def parse(text: str) -> list[Collective]:
     """All collectives of compiled code, in its order.
 
-    text: as `compiled.as_text()` gives it. An asynchronous one counts where it starts.
+    text: the output of compiled.as_text(). Asynchronous ones count at their start.
     """
     collectives, times, name = [], calls(text), ""
     for line in text.splitlines():
@@ -53,9 +53,9 @@ def parse(text: str) -> list[Collective]:
 
 
 def calls(text: str) -> dict[str, int]:
-    """How often each computation of compiled code runs in one run of the whole.
+    """How often each computation runs in one execution of the compiled code.
 
-    The text has a computation before those that call it.
+    In the text, a computation precedes those that call it.
     """
     callers, order, name = defaultdict(list), [], ""
     times: dict[str, int] = defaultdict(int)
@@ -95,7 +95,7 @@ def arrays(shape_text: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
 
 
 def bits(kind: str) -> int:
-    """Of a number of HLO's type `kind`: 16 for bf16, 8 for f8e4m3 and pred."""
+    """The bits of one element of an HLO type: 16 for bf16, 8 for f8e4m3 and pred."""
     number = re.search(r"\d+", kind)
     if number:
         return int(number[0])

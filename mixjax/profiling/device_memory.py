@@ -1,6 +1,6 @@
-"""Bytes of a training state on each device, and of what its backward pass keeps.
+"""Bytes of a training state per device, and of what is kept for the backward pass.
 
-Everything is counted on shapes; nothing is compiled and no array is made.
+Everything is counted from shapes; nothing is compiled and no array is allocated.
 """
 
 import math
@@ -12,24 +12,24 @@ from jax.extend.core import Literal
 
 from mixjax.state import TrainState
 
-# What the compiler makes where it is read, and never writes to memory.
+# Operations that the compiler fuses into their consumers, without writing to memory.
 VIEWS = {"broadcast_in_dim", "reshape", "squeeze", "expand_dims"}
 
 
 class Kept(NamedTuple):
-    """Bytes between forward and backward pass, as traced: before the compiler fuses."""
+    """Bytes kept for the backward pass, as traced: before the compiler fuses."""
 
-    examples: int  # what depends on the examples, of all of them together
-    copies: int  # what does not: parameters in another type
+    examples: int  # what depends on the examples, for the whole batch
+    copies: int  # what does not: parameters cast to another type
 
 
 def total(tree) -> int:
-    """Bytes of all shapes of a tree."""
+    """Bytes of all arrays of a tree of shapes."""
     return sum(_bytes(x) for x in jax.tree.leaves(tree))
 
 
 def on_one_device(layout) -> int:
-    """Bytes that one device has of a tree of shapes with shardings."""
+    """Bytes that one device holds of a tree of shapes with shardings."""
     parts = (
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
         for x in jax.tree.leaves(layout)
@@ -40,8 +40,8 @@ def on_one_device(layout) -> int:
 def kept(loss: Callable, state: TrainState, batch: dict) -> Kept:
     """What the gradient of `loss` needs from the forward pass.
 
-    loss: as Method has it. state, batch: shapes. The state itself does not count, and
-    what remat recomputes is not there.
+    loss: that of a Method. state, batch: shapes. The state itself does not count, and
+    what remat recomputes is not kept.
     """
 
     def backward(state, batch):
@@ -72,7 +72,7 @@ def kept(loss: Callable, state: TrainState, batch: dict) -> Kept:
 
 
 def text(size: float) -> str:
-    """A number of bytes in words, such as "1.23 GiB"."""
+    """A number of bytes as text, such as "1.23 GiB"."""
     units = ["bytes", "KiB", "MiB", "GiB", "TiB"]
     while size >= 1024 and len(units) > 1:
         size, units = size / 1024, units[1:]

@@ -1,9 +1,9 @@
-"""Arithmetic of a function, counted in its jaxpr, and what devices could do at most.
+"""The matrix operations of a function, counted in its jaxpr, and the peak of devices.
 
-The count holds matrix products and convolutions that the results need, two operations
-a multiply-add, and the body of a scan as often as it runs (XLA's own cost analysis
-counts it once). Of the branches of a condition the dearest counts, of a while loop
-one turn.
+Counted are the matrix products and convolutions that the results need, with two
+operations per multiply-add, and the body of a scan as often as it runs (XLA's own cost
+analysis counts it once). Of a condition the most expensive branch counts, of a while
+loop one iteration.
 """
 
 import math
@@ -11,8 +11,8 @@ import math
 import jax
 from jax.interpreters import partial_eval
 
-# Dense bfloat16 operations per second, from the makers' data sheets, by device_kind.
-# jax shows a chip of TPU v3 and of TPU7x as two devices; these are halves of a chip.
+# Dense bfloat16 operations per second, from the vendors' data sheets, by device_kind.
+# jax shows a TPU v3 or TPU7x chip as two devices; these are the values of half a chip.
 PEAKS = {
     "NVIDIA H200": 989e12,
     "NVIDIA H200 NVL": 835e12,
@@ -31,10 +31,10 @@ PEAKS = {
 
 
 def peak(device) -> float | None:
-    """Peak bfloat16 operations per second of one device, None where not known.
+    """Peak bfloat16 operations per second of one device, None if unknown.
 
-    A GPU's kind may go on after the name (A100-SXM4-80GB), but not as another word's
-    beginning (L40 is no L4), nor be a part of a GPU.
+    The kind of a GPU may continue after the name (A100-SXM4-80GB), but not within a
+    word (an L40 is not an L4), and it must not be a partition of a GPU (MIG).
     """
     kind = device.device_kind
     if kind in PEAKS:
@@ -46,7 +46,7 @@ def peak(device) -> float | None:
 def count(function, *args) -> float:
     """Matrix operations of function(*args); args may be shapes."""
     jaxpr = jax.make_jaxpr(function)(*args).jaxpr
-    # The compiler drops what no result needs, such as the gradient of the images.
+    # The compiler removes what no result needs, such as the gradient of the images.
     jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     return _count(jaxpr)
 
@@ -68,7 +68,7 @@ def _count(jaxpr) -> float:
 
 
 def _inside(params: dict):
-    """The jaxprs among an equation's parameters, such as the body of a loop."""
+    """The jaxprs among the parameters of an equation, such as the body of a loop."""
     for value in params.values():
         for item in value if isinstance(value, (tuple, list)) else (value,):
             item = getattr(item, "jaxpr", item)
@@ -86,7 +86,7 @@ def _dot(equation) -> float:
 def _convolution(equation) -> float:
     kernel = equation.invars[1].aval.shape
     out_channels = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-    # The gradient of a stride sees its input with zeros between; they cost nothing.
+    # The gradient of a strided convolution inserts zeros, which cost nothing.
     zeros = math.prod(equation.params["lhs_dilation"])
     per_output = math.prod(kernel) / out_channels / zeros
     return 2.0 * per_output * math.prod(equation.outvars[0].aval.shape)

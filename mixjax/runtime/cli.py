@@ -10,11 +10,11 @@ from mixjax.runtime import processes
 
 
 def flags(argv: list[str], known: tuple[str, ...]) -> tuple[dict, dict]:
-    """(values of the flags `known`, changes "config.a.b": text) of a command line.
+    """({flag: value} of the flags `known`, {"config.a.b": text}) of a command line.
 
     UsageError with the nearest name for any other flag.
     """
-    from mixjax.config import recipes  # late: --help need not wait for it
+    from mixjax.config import recipes  # imported late: --help does not need it
 
     values = dict(recipes.pairs(argv))
     changes = {k: v for k, v in values.items() if k.startswith("config.")}
@@ -25,27 +25,29 @@ def flags(argv: list[str], known: tuple[str, ...]) -> tuple[dict, dict]:
 
 
 def need(flags: dict, flag: str, what: str) -> str:
-    """The value of a flag; UsageError if it was not given."""
+    """The value of a flag; UsageError if it is missing, ending with `what` to do."""
     if flag not in flags:
         raise errors.UsageError(f"--{flag} is missing; {what}.")
     return flags[flag]
 
 
 def code(work: Callable[[], int | None]) -> int:
-    """Runs `work`; its exit code, or that of the error a user is meant to read."""
+    """Runs `work`; its exit code, or that of an error that a user is meant to read."""
     try:
         return work() or errors.DONE
     except errors.UsageError as error:
-        return said(f"error: {error}", errors.USAGE)
+        return report(f"error: {error}", errors.USAGE)
     except errors.Diverged as error:
-        return said(f"error: {error}", errors.DIVERGED)
+        return report(f"error: {error}", errors.DIVERGED)
     except errors.Preempted as error:
-        return said(f"stopped by {error}; the same command continues", errors.PREEMPTED)
+        return report(
+            f"stopped by {error}; the same command continues", errors.PREEMPTED
+        )
     except errors.Unsaved as error:
         text = f"error: {error}; once it can be, the same command continues from there"
-        return said(text, errors.FAILED)
+        return report(text, errors.FAILED)
     except errors.LostPeer as error:
-        return said(f"error: {error}; the same command continues", errors.HUNG)
+        return report(f"error: {error}; the same command continues", errors.HUNG)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -53,17 +55,19 @@ def code(work: Callable[[], int | None]) -> int:
         text = (
             f"error: no space is left on the disk of {disk}; once there is, the same "
         )
-        return said(text + "command continues from its last checkpoint", errors.FAILED)
+        return report(
+            text + "command continues from its last checkpoint", errors.FAILED
+        )
 
 
-def said(text: str, code: int) -> int:
-    """Prints a sentence for the user, and which of several processes says it."""
+def report(text: str, code: int) -> int:
+    """Prints a message for the user, with the number of the process; returns `code`."""
     print(processes.prefix() + text, file=sys.stderr)
     return code
 
 
 def start(text: str, run: Callable[[list[str]], int]) -> None:
-    """Ends the program with run(flags)'s exit code, or prints `text` if asked to."""
+    """Ends the program with the exit code of run(flags), or prints the help `text`."""
     if any(a in ("-h", "-help", "--help", "--helpfull") for a in sys.argv[1:]):
         print(text)
         sys.exit(errors.DONE)

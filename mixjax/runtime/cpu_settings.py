@@ -1,4 +1,4 @@
-"""Settings that make the CPU backend fast; without effect on accelerators."""
+"""Settings that speed up the CPU backend; they do not affect accelerators."""
 
 import ctypes
 import os
@@ -12,7 +12,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of <malloc.h>
 
 
 def tune() -> None:
-    """To be called before jax starts; leaves what the user has set alone."""
+    """Call this before jax starts; settings made by the user take precedence."""
     xla = os.environ.get("XLA_FLAGS", "")
     if "xla_backend_extra_options" not in xla:
         extra = f"--xla_backend_extra_options={FUSION}"
@@ -23,12 +23,13 @@ def tune() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Lets the C library keep what is freed, in one pool.
+    """Lets the C library keep freed memory, in a single pool.
 
-    A step's scratch memory is allocated anew each time. Handed back to the system, it
-    costs a page fault for every 4 KiB at the next step: a tenth of a ViT-S step, a
-    third of a small one. The price is memory, about twice as much: large pieces that
-    were cut up are not used again. MALLOC_ARENA_MAX=2 in the environment declines.
+    The scratch memory of a step is allocated again in every step. If it is returned to
+    the system in between, each 4 KiB cost a page fault in the next step: a tenth of a
+    ViT-S step, a third of a small one. The price is about twice the memory, because
+    large blocks that have been divided are not reused. Set MALLOC_ARENA_MAX=2 in the
+    environment to turn this off.
     """
     try:
         libc = ctypes.CDLL(None)

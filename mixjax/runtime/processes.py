@@ -1,8 +1,8 @@
 """The processes of one run: how they find each other, and how they leave.
 
-One process needs nothing. Several are found in the environment (Slurm, Open MPI, Cloud
-TPU, GKE) or named by flags; each sees the devices of all, reads its own rows of a
-batch, and only the first writes what is common.
+A single process needs no setup. Several are detected from the environment (Slurm, Open
+MPI, Cloud TPU, GKE) or named by flags. Each sees the devices of all and reads its own
+rows of a batch; only the first writes the files they share.
 """
 
 import glob
@@ -18,29 +18,28 @@ from typing import NamedTuple
 from mixjax.errors import DONE, PREEMPTED, LostPeer, UsageError
 
 FLAGS = ("coordinator", "processes", "process")
-JOIN_SECONDS = 300  # for all to be there
-LEAVE_SECONDS = {
-    True: 60,
-    False: 5,
-}  # for all to leave together: well, or with an error
+JOIN_SECONDS = 300  # until all processes must have joined
+# Until all processes must have left: after success, and after an error.
+LEAVE_SECONDS = {True: 60, False: 5}
 SLURM = ("JOB_ID", "STEP_NODELIST", "NTASKS", "PROCID", "LOCALID")  # jax needs all
-# What an error says that came of another process' end, and not of this one's work.
+# Words in errors that were caused by the end of another process.
 PEER = r"(?i)gloo|nccl|rccl|peer|coordination|heartbeat|UNAVAILABLE|ABORTED|DEADLINE"
 
 _joined = False
 
 
 class Plan(NamedTuple):
-    """How the processes find each other; `given` is empty where jax finds out."""
+    """How the processes find each other."""
 
-    how: str  # "alone", "flags", "Slurm", "Open MPI" or "TPU"
-    given: dict  # arguments of jax.distributed.initialize
+    launcher: str  # "alone", "flags", "Slurm", "Open MPI" or "TPU"
+    arguments: dict  # of jax.distributed.initialize; {} if jax detects them itself
 
 
 def plan(flags: Mapping, environment: Mapping) -> Plan:
-    """What the flags coordinator, processes and process, or else the environment, say.
+    """How to join, from the flags coordinator, processes and process if any is set,
+    otherwise from the environment.
 
-    flags: {name: text or None}. UsageError if they are incomplete or no numbers.
+    flags: {name: text or None}. UsageError if they are incomplete or not numbers.
     """
     named = {k: flags[k] for k in FLAGS if flags.get(k) is not None}
     if named.get("processes") == "1":
@@ -55,7 +54,7 @@ def plan(flags: Mapping, environment: Mapping) -> Plan:
 
 
 def explicit(named: Mapping) -> dict:
-    """The flags as arguments; UsageError says which one is missing or wrong."""
+    """The flags as arguments of jax; UsageError names one that is missing or wrong."""
     for flag in FLAGS:
         if flag not in named:
             raise UsageError(
@@ -90,12 +89,11 @@ def has_tpu() -> bool:
 
 
 def join(flags: Mapping, seconds: float) -> None:
-    """Joins the other processes, if there are any; to be called before jax is used.
+    """Joins the other processes, if there are any; call this before jax is used.
 
-    flags: coordinator, processes, process and devices, text or None each. seconds: how
-    long a process may be silent; see the watchdog, which comes before jax' own.
-    UsageError if the devices are not as many as were asked for, LostPeer if the others
-    do not come.
+    flags: coordinator, processes, process and devices, each text or None. seconds: how
+    long a process may be silent, for the watchdog. UsageError if the number of devices
+    is not the one requested, LostPeer if the other processes do not join.
     """
     global _joined
     asked = flags.get("devices")
@@ -109,8 +107,9 @@ def join(flags: Mapping, seconds: float) -> None:
             jax.distributed.initialize(
                 **arguments,
                 initialization_timeout=JOIN_SECONDS,
-                # jax ends a process without a word: the watchdog is to be first. It
-                # beats twice in that time, so half of it may be over at a death.
+                # jax ends a process without a message, so the watchdog must act first.
+                # jax sends two heartbeats in this time: when a process dies, half of
+                # it may have passed already.
                 heartbeat_timeout_seconds=max(10, round(3 * seconds)),
                 shutdown_timeout_seconds=LEAVE_SECONDS[True],
             )
@@ -124,7 +123,7 @@ def join(flags: Mapping, seconds: float) -> None:
 
 
 def slurm_gpus(environment: Mapping) -> int | None:
-    """How many GPUs a Slurm job has; None where that is not known, or no matter."""
+    """The number of GPUs of a Slurm job; None if unknown, or if the CPU is used."""
     if environment.get("JAX_PLATFORMS") == "cpu":
         return None
     each = environment.get("SLURM_GPUS_ON_NODE", "")
@@ -133,7 +132,7 @@ def slurm_gpus(environment: Mapping) -> int | None:
 
 
 def check_devices(asked: int | None, launcher: str) -> None:
-    """UsageError, with the line to use, unless jax sees as many devices as `asked`."""
+    """UsageError, with the command to use, unless jax sees `asked` devices."""
     import jax
 
     devices, count = jax.device_count(), jax.process_count()
@@ -148,7 +147,7 @@ def check_devices(asked: int | None, launcher: str) -> None:
 
 
 def line_to_use(asked: int, launcher: str, platform: str) -> str:
-    """How to start `asked` devices where another number was found on `platform`."""
+    """How to start with `asked` devices, after another number appeared."""
     if platform == "cpu" and launcher != "flags":
         return (
             'for accelerators install "jax[cuda13]" or "jax[tpu]"; for simulated ones '
@@ -174,7 +173,7 @@ def line_to_use(asked: int, launcher: str, platform: str) -> str:
 
 
 def anywhere(flag: bool) -> bool:
-    """Whether `flag` holds in any process; all have to ask, and wait for each other."""
+    """Whether `flag` is true in any process; all must call this, and wait for all."""
     if not _joined:
         return flag
     import numpy as np
@@ -184,12 +183,12 @@ def anywhere(flag: bool) -> bool:
 
 
 def together() -> bool:
-    """Whether this process has joined others, be it alone among them."""
+    """Whether this process has joined others (a group of one counts)."""
     return _joined
 
 
 def prefix() -> str:
-    """What begins a line of this process on the console; nothing for the first."""
+    """The start of this process's lines on the console; empty for the first."""
     if not _joined:
         return ""
     import jax
@@ -199,15 +198,15 @@ def prefix() -> str:
 
 
 def of_a_peer(error: Exception) -> bool:
-    """Whether an error of jax came of another process' end."""
+    """Whether an error of jax was caused by the end of another process."""
     return _joined and re.search(PEER, str(error)) is not None
 
 
 def leave(code: int) -> None:
     """Ends this process with `code`, together with the others if they leave too.
 
-    A process that fails alone does not wait for the others, who wait for it. A signal
-    now changes nothing: the interpreter, closing down, would let it end the process.
+    A process that fails does not wait for the others, since they may wait for it.
+    Signals are ignored from here on: during shutdown they would replace the exit code.
     """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Signals become a flag that the loop reads between steps."""
+"""Signals set a flag that the training loop reads between steps."""
 
 import os
 import signal
@@ -10,14 +10,15 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class Interrupt:
-    """Set by the first SIGTERM, SIGINT or SIGUSR1; a second SIGINT acts as usual.
+    """True after the first SIGTERM, SIGINT or SIGUSR1; a second SIGINT acts as usual.
 
-    Installed before anything slow, so that a signal during start-up or compilation is
-    kept until the state can be saved. Only the main thread may install it.
+    It is installed before anything slow, so that a signal during start-up or
+    compilation is remembered until the state can be saved. Only the main thread may
+    install it.
 
-    Of several processes any may get the signal. Then it is true in all of them from
-    the same question on: jax counts the questions, which every process asks in the same
-    order, and agrees on one that none has asked yet.
+    With several processes, any of them may receive the signal. It then becomes true in
+    all of them at the same query: jax counts the queries, which every process makes in
+    the same order, and agrees on one that no process has made yet.
     """
 
     def __init__(self):
@@ -30,7 +31,7 @@ class Interrupt:
         return self
 
     def join(self) -> None:
-        """To be called once the processes have joined: jax now listens to SIGTERM."""
+        """Call this after the processes have joined, when jax handles SIGTERM."""
         if processes.together():
             came, self.name = self.name, ""
             if came:
@@ -39,13 +40,15 @@ class Interrupt:
     def _receive(self, number, frame):
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if processes.together():
-            os.kill(os.getpid(), signal.SIGTERM)  # the one that jax tells the others
+            # The signal that jax passes on to the other processes.
+            os.kill(os.getpid(), signal.SIGTERM)
         else:
             self.name = signal.Signals(number).name
 
     def __bool__(self) -> bool:
         if processes.together() and not self.name:
-            from jax.experimental import multihost_utils  # late: --help has no jax
+            # Imported late: --help does not need jax.
+            from jax.experimental import multihost_utils
 
             self._asked += 1
             if multihost_utils.reached_preemption_sync_point(self._asked):
@@ -53,6 +56,6 @@ class Interrupt:
         return bool(self.name)
 
     def check(self) -> None:
-        """Raises Preempted if a signal has come; for long work between steps."""
+        """Raises Preempted after a signal; called during long work between steps."""
         if self:
             raise Preempted(self.name)

@@ -1,8 +1,8 @@
-"""Devices as a mesh, and what lies where on it; no other file names mesh types.
+"""Devices as a mesh, and the layout of arrays; no other file names mesh types.
 
-Axes: `data` splits the batch; `fsdp` splits the batch too and, by rule, parameters
-and optimizer state. Axis types are Auto: sharding is stated for the inputs and the
-outputs of a step, and the compiler fills in the rest.
+Axes: `data` splits the batch; `fsdp` also splits the batch and, by rule, parameters
+and optimizer state. Axis types are Auto: shardings are stated for the inputs and
+outputs of a step, and the compiler derives the rest.
 """
 
 import functools
@@ -29,6 +29,8 @@ def make(*, fsdp: int) -> Mesh:
         raise UsageError(
             f"mesh.fsdp={fsdp} does not divide the {count} devices; {fits} would."
         )
+    # Auto must be stated: jax.make_mesh defaults to Explicit, under which many
+    # operations on sharded axes do not trace.
     return jax.make_mesh((count // fsdp, fsdp), BATCH, axis_types=(AxisType.Auto,) * 2)
 
 
@@ -38,12 +40,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batched(mesh: Mesh) -> NamedSharding:
-    """The leading axis cut over all devices."""
+    """The leading axis split over all devices."""
     return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
 def within(mesh: Mesh, function: Callable) -> Callable:
-    """`function`, traced with the mesh in reach of `gathered`."""
+    """`function`, traced with the mesh available to `gathered`."""
 
     @functools.wraps(function)
     def run(*args):
@@ -54,10 +56,10 @@ def within(mesh: Mesh, function: Callable) -> Callable:
 
 
 def gathered(params):
-    """A tree of parameters that is whole on every device where it is used.
+    """A tree of parameters that is complete on every device that uses it.
 
-    Says to the compiler, inside a loop over layers, to send parameters that `fsdp` cut
-    and not what is computed with them. Outside `within` it does nothing.
+    Inside a loop over layers this tells the compiler to gather the parameters that
+    `fsdp` has split, rather than to send activations. Outside `within` it does nothing.
     """
     if jax.sharding.get_abstract_mesh().shape.get("fsdp", 1) == 1:
         return params
@@ -70,23 +72,24 @@ def path_name(path) -> str:
 
 
 def lay_out(mesh: Mesh, shapes, rules: Sequence[tuple[str, str]]):
-    """Adds to every shape of a tree the sharding that `rules` give it.
+    """Adds to every shape of a tree the sharding that `rules` assign to it.
 
-    rules: pairs (regex, what); the first regex found in a leaf's path counts. what is
-    "replicate", or "split": cut the longest axis that `fsdp` divides. A leaf that no
-    rule names, or that has no such axis, is replicated.
+    rules: pairs (regex, action); the first regex found in a leaf's path counts. The
+    action is "replicate", or "split": split the longest axis that `fsdp` divides. A
+    leaf that no rule names, or that has no such axis, is replicated.
     """
-    for regex, what in rules:
+    for regex, action in rules:
         check_regex("mesh.rules", regex)
-        check_name("mesh.rules", what, ["replicate", "split"])
+        check_name("mesh.rules", action, ["replicate", "split"])
     parts = mesh.shape["fsdp"]
 
     def place(path, leaf):
         name = path_name(path)
-        what = next((w for regex, w in rules if re.search(regex, name)), "replicate")
+        matching = (action for regex, action in rules if re.search(regex, name))
+        action = next(matching, "replicate")
         axes = [a for a, n in enumerate(leaf.shape) if n % parts == 0]
         spec = [None] * leaf.ndim
-        if what == "split" and parts > 1 and axes:
+        if action == "split" and parts > 1 and axes:
             spec[max(axes, key=lambda a: leaf.shape[a])] = "fsdp"
         sharding = NamedSharding(mesh, PartitionSpec(*spec))
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
@@ -95,16 +98,16 @@ def lay_out(mesh: Mesh, shapes, rules: Sequence[tuple[str, str]]):
 
 
 def rows_here(mesh: Mesh, batch: int) -> np.ndarray:
-    """The rows of a batch that lie on this process's devices, in order: [rows] int.
+    """The rows of a batch on the devices of this process, in order: [rows] int.
 
-    Not a range where the mesh takes the devices of several processes in turns.
+    They need not be a range: a mesh may interleave the devices of several processes.
     """
     places = batched(mesh).addressable_devices_indices_map((batch,))
     return np.unique(np.concatenate([np.arange(batch)[i] for i in places.values()]))
 
 
 def to_devices(mesh: Mesh, batch: int, rows) -> dict[str, jax.Array]:
-    """A tree of this process's rows of a batch, each as one array cut over devices."""
+    """The rows of this process as global arrays that are split over all devices."""
     here = rows_here(mesh, batch)
 
     def place(array: np.ndarray) -> jax.Array:
@@ -119,19 +122,19 @@ def to_devices(mesh: Mesh, batch: int, rows) -> dict[str, jax.Array]:
 
 
 def put(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """A host array that every process has, as one array laid out as `sharding`."""
+    """A host array that every process holds, as one array with `sharding`."""
     return assembled(array.shape, sharding, lambda index: array[index])
 
 
 def assembled(shape: tuple, sharding: NamedSharding, part: Callable) -> jax.Array:
-    """One array of the parts on this process's devices; part: index -> host array."""
+    """A global array made of the parts on local devices; part: index -> host array."""
     places = sharding.addressable_devices_indices_map(shape)
     parts = [jax.device_put(part(index), device) for device, index in places.items()]
     return jax.make_array_from_single_device_arrays(shape, sharding, parts)
 
 
 def check_batch(mesh: Mesh, batch: int, parts: int, field: str = "batch") -> None:
-    """UsageError unless `batch` divides over all devices in each of `parts` parts."""
+    """UsageError unless each of `parts` parts of `batch` divides over all devices."""
     if parts < 1:
         raise UsageError(f"accumulate={parts} must be at least 1.")
     unit = mesh.size * parts
@@ -145,7 +148,7 @@ def check_batch(mesh: Mesh, batch: int, parts: int, field: str = "batch") -> Non
 
 
 def hardware(mesh: Mesh) -> str:
-    """How many devices of what kind, such as "8 x NVIDIA H200"."""
+    """The number and kind of devices, such as "8 x NVIDIA H200"."""
     return f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
 
 

@@ -1,9 +1,10 @@
 """Local sub-batches as a leading axis: [B, ...] <-> [G, B / G, ...].
 
-Reference code often works per GPU: the partner of a mixture, BatchNorm's statistics,
-one lambda per process. Here such a group is a number of the recipe, made by a
-reshape, so results do not change with the number of devices; with a multiple of the
-device count as G, no group straddles two devices and nothing is sent between them.
+Reference code often works per GPU: the partner of a mixture, the statistics of
+BatchNorm, one lambda per process. Here the number of such groups is part of the recipe
+and they are formed by a reshape, so results do not depend on the number of devices. If
+G is a multiple of the device count, no group spans two devices and nothing is sent
+between them.
 """
 
 import jax
@@ -28,8 +29,8 @@ def merge(x: Array) -> Array:
 def deal(x: Array, parts: int) -> Array:
     """[B, ...] -> [parts, B / parts, ...], example i to part i % parts.
 
-    For work in turns, such as gradient accumulation: every part lies on all devices,
-    and as the rows of a device stay on it, nothing is sent. ValueError as for split.
+    For sequential work such as gradient accumulation: every part is spread over all
+    devices and each device keeps its rows, so nothing is sent. ValueError as in split.
     """
     _check(x, parts)
     x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:])
