@@ -18,7 +18,7 @@ def is_not_orbax(record: logging.LogRecord) -> bool:
 
 
 def silence_orbax() -> None:
-    """Suppresses, for the rest of the process, the noise of orbax' failed operations.
+    """Suppresses, for the rest of the process, the noise of orbax's failed operations.
 
     Orbax raises its errors, which is enough. But after a failed read or write,
     tensorstore calls an event loop that is already closed and drops coroutines; Python

@@ -44,7 +44,7 @@ def watch(pid: int, seconds: float) -> None:
 
 
 def ends(seconds: float) -> bool:
-    """Whether the process ends within `seconds`, by which its pipe is closed."""
+    """Returns True if the process ends, which closes its pipe, within `seconds`."""
     deadline = time.monotonic() + seconds
     while (remaining := deadline - time.monotonic()) > 0:
         # Bytes may still come: signs of life from before the process was stopped.
