@@ -227,12 +227,16 @@ def test_a_sum_of_folders(folder):
 
 
 def test_only_what_fits_is_joined(npz):
-    with pytest.raises(UsageError, match=r"train has 4 classes and set\.npz/bare 0;"):
+    with pytest.raises(
+        UsageError, match=r"train has 4 classes but set\.npz/bare has 0;"
+    ):
         open_source(npz, "train + bare", "")
     with pytest.raises(MissingSplit, match="no array tset_image"):
         open_source(npz, "train + tset", "")
     wide = from_arrays("wide", np.zeros((2, 3, 1, 1), np.uint8), None)
-    with pytest.raises(UsageError, match=r"images of narrow are \(1, 1, 1\) or \(3, 1"):
+    with pytest.raises(
+        UsageError, match=r"of narrow \+ wide .* \(1, 1, 1\) and \(3, 1"
+    ):
         join([from_arrays("narrow", IMAGES, None), wide])
 
 
@@ -253,7 +257,9 @@ def test_labels_of_several_kinds():
     part = subset(join([source, source]), np.array([13, 2]))
     assert part.several and part.classes == 3
     np.testing.assert_array_equal(all_labels(part), SEVERAL[[3, 2]])
-    with pytest.raises(UsageError, match=r"classes and many 3|many has 3 classes"):
+    with pytest.raises(
+        UsageError, match=r"many has several labels per picture but one"
+    ):
         join([source, from_arrays("one", source.images, np.arange(10) % 3)])
     with pytest.raises(UsageError, match=r"many has several labels per picture\.$"):
         take(source, parse("train | balanced(.5, seed=0)", "data.split"))
@@ -266,7 +272,7 @@ def test_batches_of_several_labels(view, on_device):
     mesh, view = meshes.make(fsdp=1), parse_view(view, "data.views[0]")
     source = several()
     if on_device:
-        source = pipeline.settle(source, view, mesh, threads=1)
+        source = pipeline.load_on_devices(source, view, mesh, threads=1)
         assert source.several and source.classes == 3
         view = view._replace(host=None)
     loaded = pipeline.make(
