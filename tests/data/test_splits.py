@@ -120,10 +120,10 @@ def test_unlabelled_examples_are_in_no_class():
         ("train | part(.5, sed=0)", r"no argument 'sed'; did you mean 'seed'"),
         ("train | part('a', seed=0)", r"part takes share as float, not 'a'"),
         ("train |", r"is not a split \(invalid syntax"),
-        ("train | part(.5, 0) + val", r"is not a split .* is no operation"),
+        ("train | part(.5, 0) + val", r"is not a split .* is not an operation"),
         ("bare | balanced(.1, seed=0)", r"set\.npz/bare has no labels"),
-        ("train | part(.001, seed=0)", r"takes none of the 130 examples of set\.npz"),
-        ("train | listed('no.txt')", r"there is no file no\.txt"),
+        ("train | part(.001, seed=0)", r"selects none of the 130 examples of set\.npz"),
+        ("train | listed('no.txt')", r"the file no\.txt does not exist"),
     ],
 )
 def test_what_is_wrong_with_an_operation(npz, split, says):
@@ -169,8 +169,11 @@ def test_listed_pictures(folder):
 @pytest.mark.parametrize(
     "lines, says",
     [
-        ("n1_1\nn3_1.JPEG\nn4\n", r"2 of the 3 names in .* first of them 'n3_1\.JPEG'"),
-        (" \n", r"list\.txt names no picture"),
+        (
+            "n1_1\nn3_1.JPEG\nn4\n",
+            r"names in .*match no .* \(2 of 3\), such as 'n3_1\.JPEG'",
+        ),
+        (" \n", r"list\.txt lists no pictures"),
     ],
 )
 def test_a_list_that_does_not_fit(folder, lines, says):
@@ -181,7 +184,7 @@ def test_a_list_that_does_not_fit(folder, lines, says):
 
 def test_a_listed_name_must_be_one_picture(folder):
     (folder / "b/n1_1.JPEG").write_bytes((folder / "a/n1_1.JPEG").read_bytes())
-    with pytest.raises(UsageError, match=r"names 'n1_1', but 2 pictures of set/train"):
+    with pytest.raises(UsageError, match=r"lists 'n1_1', but 2 pictures of set/train"):
         listed(folder, "n1_1.JPEG\nn2_1.JPEG\n")
     assert listed(folder, "n2_1.JPEG\n")[0] == ["n2_1.JPEG"]
 

@@ -252,7 +252,7 @@ def test_annotated_pictures_are_pictures(tmp_path):
 @pytest.mark.parametrize(
     "name, changes, said",
     [
-        ("vitdet", {"data__source": "digits"}, "neither boxes nor maps"),
+        ("vitdet", {"data__source": "digits"}, "neither boxes nor segmentation maps"),
         ("vitdet", {"model__box_head__classes": 5}, "model.box_head.classes=5"),
         ("vitdet", {"model__rpn_head__anchors": 5}, "anchors=5, .* make 3; set it"),
         ("vitdet", {"method__boxes__loss": "l3"}, "method.boxes.loss"),
