@@ -12,7 +12,8 @@ from mixjax.data.views import View
 from mixjax.errors import UsageError
 
 log = logging.getLogger("mixjax")
-# Unreadable files in a row before giving up: beyond damage, short of reading ImageNet.
+# Unreadable files in a row after which a source is rejected: more than a damaged copy
+# has, and few enough to try in a moment.
 TRIES = 1000
 
 

@@ -190,7 +190,7 @@ def test_an_example_is_cropped_anew_in_every_epoch(folder):
 def test_threads_and_their_portions_change_nothing(folder, monkeypatch, part):
     one = make(open_folder(folder), threads=1)
     batches, sweep = fetched(one.batches(0, 5)), fetched(one.sweep())
-    monkeypatch.setattr(pipeline, "PART", part)
+    monkeypatch.setattr(pipeline, "CHUNK", part)
     seven = make(open_folder(folder), threads=7)
     assert_equal(fetched(seven.batches(0, 5)), batches)
     assert_equal(fetched(seven.sweep()), sweep)

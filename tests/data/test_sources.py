@@ -299,7 +299,7 @@ def test_a_folder_without_pictures(tmp_path, inside):
 
 def test_a_missing_folder_names_the_nearest(tmp_path):
     write(tmp_path / "photographs/1.png")
-    says = r"folder:.*photograph: there is no such folder\. did you mean 'photographs'"
+    says = r"folder:.*photograph: there is no such folder; did you mean 'photographs'"
     with pytest.raises(UsageError, match=says):
         open_source(f"folder:{tmp_path}/photograph", "train", "")
     with pytest.raises(UsageError, match=r"there is no such folder\.$"):
@@ -367,7 +367,7 @@ def annotations(tiny, lines):
         (
             lambda tiny: (tiny / "val/val_annotations.txt").unlink(),
             "val",
-            r"val has no val_annotations\.txt, which tells the classes",
+            r"val has no val_annotations\.txt, which names the classes",
         ),
         (
             lambda tiny: annotations(tiny, [f"{name}\tn04\n" for name in VAL]),
@@ -383,13 +383,13 @@ def annotations(tiny, lines):
         (
             lambda tiny: (tiny / "val/images/val_1.JPEG").unlink(),
             "val",
-            r"names 1 pictures that are not there and leaves out 0 that are, such as "
+            r"\(listed but missing: 1, not listed: 0\), such as "
             r".*val_1\.JPEG\.",
         ),
         (
             lambda tiny: write(tiny / "val/images/val_2.JPEG"),
             "val",
-            r"names 0 pictures .* out 1 that are, such as .*val_2\.JPEG\.",
+            r"missing: 0, not listed: 1\), such as .*val_2\.JPEG\.",
         ),
         (
             lambda tiny: (tiny / "train/n01").rename(tiny / "train/n011"),

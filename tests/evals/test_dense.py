@@ -258,7 +258,7 @@ def test_annotated_pictures_are_pictures(tmp_path):
         ("vitdet", {"method__boxes__loss": "l3"}, "method.boxes.loss"),
         ("vitdet", {"method__boxes__loss_weights": (1.0, 1.0)}, "loss_weights has 2"),
         ("vitdet", {"method__padding": "sean"}, "seen"),
-        ("c4", {"data__on_device": True}, "data.on_device=True keeps pictures alone"),
+        ("c4", {"data__on_device": True}, "data.on_device=True keeps pictures without"),
         ("uper", {"method__auxiliary": 0.0}, "method.auxiliary=0.0"),
         ("uper", {"method__over": "every"}, "method.over"),
     ],
