@@ -325,7 +325,7 @@ found = {}
 for name in sys.argv[1:]:
     features = tfds.builder(name, try_gcs=False, data_dir="none").info.features
     classes, several, _ = tfds_sets.labels_of(tfds, features)
-    file = any(k in features for k in tfds_sets.FILES)
+    file = any(k in features for k in tfds_sets.FILE_FEATURES)
     found[name] = [len(classes), several, file, "image" in features]
 print(json.dumps(found))
 """
@@ -391,10 +391,10 @@ def test_a_copy_is_never_written_over(written):
     before = sorted((p.name, p.stat().st_mtime_ns) for p in copy.iterdir())
     for root in (written / "tfrecord", written / "tfrecord/little/.."):
         done = prepare("little", f"--from_dir={copy}", f"--data_dir={root}")
-        place = f"--from_dir={copy} cannot be re-written in place; give --data_dir="
+        place = f"--from_dir={copy} cannot be converted in place; set --data_dir to"
         assert place in complaint(done)
     done = prepare("little", f"--from_dir={copy}", f"--data_dir={written}/new")
-    assert complaint(done) == f"error: {written}/new/little/1.2.0 is there already."
+    assert complaint(done) == f"error: {written}/new/little/1.2.0 already exists."
     assert sorted((p.name, p.stat().st_mtime_ns) for p in copy.iterdir()) == before
 
 
@@ -409,7 +409,7 @@ def test_a_rewrite_that_fails_leaves_nothing_that_looks_whole(written, runs):
 def test_a_tfrecord_copy_is_not_taken_for_a_prepared_set(written, runs):
     code, out, error = runs["tfrecord"]
     copy = f"{written}/tfrecord/little/1.2.0"
-    assert (code, out) == (2, "") and f"{copy} holds little in another form" in error
+    assert (code, out) == (2, "") and f"{copy} holds little in another format" in error
     assert f"--from_dir={copy} and another --data_dir" in error
 
 
@@ -448,7 +448,10 @@ def info(tmp_path):
         ([], "name one data set, such as cifar10."),
         (["a", "b"], "name one data set, such as cifar10."),
         (["a", "--datadir=x"], "Unknown command line flag 'datadir'"),
-        (["a", "--from_dir=/no/where"], "--from_dir=/no/where: no dataset_info.json"),
+        (
+            ["a", "--from_dir=/no/where"],
+            "--from_dir=/no/where has no dataset_info.json",
+        ),
     ],
 )
 def test_wrong_arguments(arguments, says):

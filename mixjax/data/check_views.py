@@ -18,7 +18,7 @@ def check_batch(source: Source, batch: int) -> None:
     if source.size < batch:
         raise UsageError(
             f"batch={batch} is more than the {source.size} examples of "
-            f"{source.name}; take at most {source.size}."
+            f"{source.name}; it must be at most {source.size}."
         )
 
 
@@ -26,8 +26,8 @@ def check_resident(views: Sequence[View]) -> None:
     """UsageError unless images kept on the devices can serve all `views`."""
     if any(view.scene for view in views):
         raise UsageError(
-            "data.on_device=True keeps pictures alone; set data.on_device=False "
-            "for views that move boxes or maps of classes along."
+            "data.on_device=True keeps pictures without annotations; set "
+            "data.on_device=False for views that transform boxes or segmentation maps."
         )
     # The images are decoded only once, so the host half may neither differ between
     # views nor be random.
@@ -35,8 +35,8 @@ def check_resident(views: Sequence[View]) -> None:
     if len(starts) > 1 or any("decode_crop" in start for start in starts):
         raise UsageError(
             f"data.on_device=True decodes every picture once, so all views must "
-            f"begin alike and without chance, not with {sorted(starts)}; "
-            f"use crop(...) for random crops."
+            f"begin with the same operation and without randomness, not with "
+            f"{sorted(starts)}; use crop(...) for random crops."
         )
 
 
@@ -66,8 +66,9 @@ def view_shape(field: str, view: View, image, source: Source) -> tuple[int, ...]
             f"{field}={view.text!r} must begin with decode, decode_crop or "
             f"decode_center, since {source.name} holds picture files."
         )
-    image = jax.ShapeDtypeStruct(image.shape, image.dtype)
+    image = jax.ShapeDtypeStruct(image.shape, image.dtype)  # [H, W, C]
     try:
+        # Traced, not run: operations check their arguments against the shape.
         return jax.eval_shape(view.device, jax.random.key(0), image).shape
     except (TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
@@ -77,13 +78,14 @@ def view_shape(field: str, view: View, image, source: Source) -> tuple[int, ...]
 def check_same_classes(train: Source, test: Source) -> None:
     """UsageError if a label stands for different classes in the two splits.
 
-    Class folders are numbered within each split separately.
+    Class folders are numbered within each split, so a class that is missing in one
+    split shifts the labels of the classes after it.
     """
     if train.names and test.names and train.names != test.names:
         unmatched = sorted(set(train.names) ^ set(test.names))[:3]
         raise UsageError(
-            f"data.eval_split: {test.name} has other classes than "
-            f"{train.name}, such as {unmatched}; both must have the same."
+            f"data.eval_split: the classes of {test.name} and {train.name} differ, "
+            f"such as {unmatched}; both splits must have the same classes."
         )
 
 

@@ -108,6 +108,7 @@ class Datasets:
             crop = (geometry.any_size or bool(view.scene)) and field not in exact
             check_views.check_shape(field, shape, self._source, geometry, crop)
             shapes.append(jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+        # [B] class numbers, or [B, classes] if pictures may show several classes.
         label_shape = (1, self.classes) if self.several else (1,)
         batch = {
             "views": tuple(shapes[:-1]),  # training never sees the evaluated view
@@ -122,6 +123,7 @@ class Datasets:
 
     @functools.cached_property
     def train(self) -> Data:
+        """The training split in batches of the training run."""
         return self.training(self._settings.batch)
 
     def training(self, batch: int) -> Data:
@@ -130,20 +132,20 @@ class Datasets:
         return self._data(self._train_source, self._views, batch)
 
     def bank(self, examples: int) -> Data:
-        """`examples` of the training split, spread evenly, or 0 for all of it."""
+        """`examples` of the training split, evenly spaced; 0 means all of it."""
         return self._evaluated(self._train_source, examples)
 
     def test(self, examples: int) -> Data | None:
-        """`examples` of the held-out split, or 0 for all; None if there is none."""
+        """`examples` of the held-out split, 0 for all; None if it does not exist."""
         return self._test_source and self._evaluated(self._test_source, examples)
 
     def other(
         self, source: str, split: str, view: str, field: str, geometry: Geometry
     ) -> Data:
-        """All of another source through `view`, in batches as for evaluation.
+        """All examples of another source through `view`, in evaluation batches.
 
-        field: the config section that messages name. UsageError unless the view makes
-        the images of `geometry`.
+        field: the config section to name in error messages. Raises UsageError unless
+        the view makes images of the shape in `geometry`.
         """
         directory, seed = self._settings.directory, self._settings.seed
         opened = sources.open_source(source, split, directory, f"{field}.split")
@@ -191,7 +193,9 @@ class Datasets:
         settings = self._settings
         if not settings.on_device:
             return source
-        return pipeline.settle(source, self.eval_view, settings.mesh, settings.threads)
+        return pipeline.load_on_devices(
+            source, self.eval_view, settings.mesh, settings.threads
+        )
 
     def _evaluated(self, source: Source, examples: int) -> Data:
         if examples and examples < source.size:

@@ -1,8 +1,8 @@
-"""Bytes of a picture file to uint8 pixels, the way a viewer would show them.
+"""Decodes picture files to uint8 pixels, as a viewer would show them.
 
-JPEGs take the fast road (simplejpeg, where installed: the same bytes as Pillow).
-Everything else goes through Pillow: EXIF rotation, palettes, CMYK, 16 bits, and
-transparency, which is laid over white.
+Ordinary JPEGs are decoded by simplejpeg if it is installed, which is faster and gives
+the same pixels as Pillow. Pillow decodes everything else: EXIF rotation, palettes,
+CMYK, 16 bits, and transparency, which is blended with white.
 """
 
 import io
@@ -12,44 +12,49 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 try:
     import simplejpeg
-except ImportError:  # Pillow decodes them too, a little slower
+except ImportError:  # Pillow decodes JPEGs too, a little slower
     simplejpeg = None
 
-Image.MAX_IMAGE_PIXELS = None  # the user's own pictures may be large
+# Pillow refuses huge pictures as possible attacks; training pictures may be huge.
+Image.MAX_IMAGE_PIXELS = None
 
 
 class Unreadable(ValueError):
-    """The bytes are not a whole picture."""
+    """The bytes are not a complete picture."""
 
 
 def has_exif(data: bytes) -> bool:
-    """Whether a JPEG carries EXIF data (and so, perhaps, a rotation)."""
-    at = 2
-    while at + 10 < len(data) and data[at] == 0xFF:
-        if data[at + 1] == 0xE1 and data[at + 4 : at + 8] == b"Exif":
+    """Whether a JPEG has EXIF data, which may ask for a rotation."""
+    # A JPEG is a chain of segments: 0xFF, a marker, two bytes of length, the content.
+    position = 2  # after the two bytes that mark a JPEG
+    while position + 10 < len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xE1 and data[position + 4 : position + 8] == b"Exif":
             return True
-        if data[at + 1] == 0xDA:  # pixels begin
+        if marker == 0xDA:  # the compressed pixels begin
             return False
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     return False
 
 
 def plain_jpeg(data: bytes) -> tuple[int, int] | None:
-    """(height, width) if the fast road may take these bytes, else None."""
+    """(height, width) if simplejpeg decodes these bytes as Pillow does, else None."""
     if simplejpeg is None or data[:3] != b"\xff\xd8\xff" or has_exif(data):
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return None
+    # Pillow shows CMYK and YCCK differently.
     return (height, width) if colours in ("YCbCr", "Gray", "RGB") else None
 
 
 def to_eight_bits(image: Image.Image) -> Image.Image:
-    """Pillow image of any mode -> mode L or RGB, without losing what is visible."""
+    """Converts a Pillow image of any mode to L or RGB with the same appearance."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):  # 16-bit PNGs may come as I; floats as they are
+    if image.mode in ("I", "F"):  # 16-bit PNGs may have mode I
+        # The mode does not tell the range, but no 8-bit picture exceeds 255.
         pixels = np.asarray(image, np.float64)
         top = 65535.0 if pixels.max(initial=0) > 255 else 255.0
         return Image.fromarray((pixels.clip(0, top) / top * 255).astype(np.uint8))
@@ -60,10 +65,12 @@ def to_eight_bits(image: Image.Image) -> Image.Image:
     return image if image.mode in ("L", "RGB") else image.convert("RGB")
 
 
-def fast(data: bytes, channels: int, enough: tuple[int, int]) -> np.ndarray | None:
-    """What the fast road makes of a plain JPEG; None where it gives up.
+def decode_jpeg(
+    data: bytes, channels: int, enough: tuple[int, int]
+) -> np.ndarray | None:
+    """uint8 [H, W, channels] of a plain JPEG, or None if simplejpeg rejects it.
 
-    It refuses what Pillow forgives, such as odd bytes between two segments.
+    It rejects flaws that Pillow tolerates, such as stray bytes between two segments.
     """
     try:
         return simplejpeg.decode_jpeg(
@@ -84,22 +91,22 @@ def pixels(
 ) -> np.ndarray:
     """Decodes to uint8 [H, W, channels], channels 1 (grey) or 3 (RGB).
 
-    enough: a height and width that still do; a large JPEG may then come back scaled
-    down by 2 to 8 but not below them (0: full size). plain: whether plain_jpeg takes
-    the bytes, if that is known. Raises Unreadable, with the reason, for anything that
-    is not a whole picture.
+    enough: the height and width that the caller needs; a large JPEG may be decoded at
+    1/2 to 1/8 of its size, but not below them (0: at full size). plain: whether
+    plain_jpeg accepts the bytes, if already known. Raises Unreadable, with the reason,
+    for anything that is not a complete picture.
     """
     if plain_jpeg(data) if plain is None else plain:
-        pixels_or_none = fast(data, channels, enough)
-        if pixels_or_none is not None:
-            return pixels_or_none
+        decoded = decode_jpeg(data, channels, enough)
+        if decoded is not None:
+            return decoded
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
             image = to_eight_bits(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as error:
         raise Unreadable("no picture of a known kind") from error
-    except Exception as error:  # decoders raise nearly everything on bad bytes
+    except Exception as error:  # decoders raise almost any type for bad bytes
         raise Unreadable(str(error) or type(error).__name__) from error
     array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     return array.reshape(*array.shape[:2], channels)  # [H, W, channels]

@@ -1,7 +1,7 @@
-"""Pictures in folders, and what tells their classes.
+"""Pictures in folders and their labels.
 
-Class folders give labels. Some sets come in a layout of their own, which is known by
-its files: Tiny-ImageNet, FGVC-Aircraft and PASCAL VOC, each a module here.
+Labels come from class folders. Some sets have a layout of their own, recognized by its
+files: Tiny-ImageNet, FGVC-Aircraft and PASCAL VOC, each in a module of this package.
 """
 
 import logging
@@ -16,21 +16,22 @@ from mixjax.errors import UsageError, nearest
 
 log = logging.getLogger("mixjax")
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"}
-SAME_SPLIT = ("test", "val", "validation")  # folders name the held-out part so
+HELD_OUT = ("test", "val", "validation")  # usual folder names of the held-out split
 
 
 def find_pictures(root: Path) -> tuple[list[str], int]:
-    """All pictures below `root`, sorted, and how many other files lie there.
+    """All pictures below `root`, sorted, and the number of other files.
 
-    Links are followed, but no folder is entered twice; hidden files do not count.
+    Links are followed, but no folder is entered twice. Hidden files are ignored.
     """
     pictures, others, visited = [], 0, set()
     for folder, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        if real in visited:
+        if real in visited:  # a link that leads back; os.walk would loop
             folders.clear()
             continue
         visited.add(real)
+        # Assigned in place: os.walk enters exactly the folders left in this list.
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         for file in sorted(f for f in files if not f.startswith(".")):
             if os.path.splitext(file)[1].lower() in PICTURES:
@@ -40,15 +41,17 @@ def find_pictures(root: Path) -> tuple[list[str], int]:
     return pictures, others
 
 
-def open_folder(rest: str, split: str, directory: str) -> Source:
-    """Picture files below PATH/<split>, or below PATH as the split `train`.
+def open_folder(location: str, split: str, directory: str) -> Source:
+    """Opens the pictures below PATH/<split>, or below PATH as the split `train`.
 
     If all pictures lie in two or more sub-folders, these are the classes, in sorted
-    order; "" as split is PATH itself. Files that are no pictures by their name are
-    left out. Sets in a layout of their own have the splits of their authors.
+    order. The split "" is PATH itself. Files without the extension of a picture are
+    skipped. Sets with a layout of their own have the splits of their authors.
+    Raises UsageError if the folder is missing or has no pictures, and MissingSplit if
+    it lacks the split.
     """
-    path = Path(rest).expanduser()
-    _check_folder(rest, path)
+    path = Path(location).expanduser()
+    _check_folder(location, path)
     name = f"{path.name}/{split}".rstrip("/")
     for layout in (aircraft, voc):
         root = layout.find(path)
@@ -60,11 +63,14 @@ def open_folder(rest: str, split: str, directory: str) -> Source:
     if not paths:
         kinds = " ".join(sorted(PICTURES))
         raise UsageError(
-            f"data.source=folder:{rest}: {root} holds no picture ({kinds})."
+            f"data.source=folder:{location}: {root} holds no picture ({kinds})."
         )
     if others:
         log.info(
-            "folder:%s: %d pictures, %d other files left out", rest, len(paths), others
+            "folder:%s: %d pictures, %d other files left out",
+            location,
+            len(paths),
+            others,
         )
     if tiny_imagenet.is_here(path):
         return from_paths(name, paths, *tiny_imagenet.label(path, root, paths))
@@ -74,7 +80,7 @@ def open_folder(rest: str, split: str, directory: str) -> Source:
 def from_paths(
     name: str, paths: list[str], labels: np.ndarray | None, names: list[str]
 ) -> Source:
-    """A source over files. labels: see Source; names: of the classes."""
+    """A source over picture files, with labels as in Source and class names."""
 
     def read(i):
         with open(paths[i], "rb") as file:
@@ -94,40 +100,44 @@ def from_paths(
     )
 
 
-def _check_folder(rest: str, path: Path) -> None:
-    if not rest:
+def _check_folder(location: str, path: Path) -> None:
+    if not location:
         raise UsageError("data.source=folder: names no folder; write folder:PATH.")
     if not path.is_dir():
-        near = ""
+        siblings = []
         if path.parent.is_dir():
             siblings = [p.name for p in path.parent.iterdir() if p.is_dir()]
-            near = " " + nearest(path.name, siblings) if siblings else ""
-        raise UsageError(f"data.source=folder:{rest}: there is no such folder.{near}")
+        ending = f"; {nearest(path.name, siblings)}" if siblings else "."
+        raise UsageError(
+            f"data.source=folder:{location}: there is no such folder{ending}"
+        )
 
 
-def _check_split(split: str, there: list[str], root: Path) -> None:
-    if split not in there:
+def _check_split(split: str, known: list[str], root: Path) -> None:
+    if split not in known:
         raise MissingSplit(
-            f"data: {root} has no split {split!r}; {nearest(split, there)}"
+            f"data: {root} has no split {split!r}; {nearest(split, known)}"
         )
 
 
 def _label_by_folder(root: Path, paths: list[str]) -> tuple[np.ndarray | None, list]:
-    tops = [os.path.relpath(p, root).split(os.sep) for p in paths]
-    names = sorted({t[0] for t in tops})
-    if len(names) < 2 or any(len(t) == 1 for t in tops):
+    parts = [os.path.relpath(p, root).split(os.sep) for p in paths]
+    names = sorted({p[0] for p in parts})
+    # A single folder, or pictures beside the folders, tells nothing about classes.
+    if len(names) < 2 or any(len(p) == 1 for p in parts):
         return None, []
     number = {name: i for i, name in enumerate(names)}
-    return np.array([number[t[0]] for t in tops]), names
+    return np.array([number[p[0]] for p in parts]), names
 
 
 def _split_root(path: Path, split: str) -> Path:
     if (path / split).is_dir():
         return path / split
-    if split in SAME_SPLIT:
-        there = [path / name for name in SAME_SPLIT if (path / name).is_dir()]
-        if len(there) == 1:
-            return there[0]
-    if split == "train" and not any((path / s).is_dir() for s in SAME_SPLIT):
+    held_out = [path / name for name in HELD_OUT if (path / name).is_dir()]
+    # Two held-out folders may differ, so neither can stand for a missing third.
+    if split in HELD_OUT and len(held_out) == 1:
+        return held_out[0]
+    # Beside a held-out folder, all of PATH would train on the held-out pictures.
+    if split == "train" and not held_out:
         return path
     raise MissingSplit(f"data: {path} has no folder {split}.")

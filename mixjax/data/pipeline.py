@@ -1,10 +1,11 @@
-"""From a source to batches on the devices.
+"""Turns a source into batches on the devices.
 
-What a batch holds is a function of (seed, step) alone: the order of an epoch is a
-permutation keyed by (seed, epoch), host randomness is keyed by (seed, epoch, index,
-view), device randomness by (seed, step, index). So a run continues exactly from a
-step number, with any number of threads, processes or devices. grain reads, decodes
-and batches in threads. An epoch is whole batches; its last odd examples are left out.
+A batch is a function of (seed, step) alone: the order of an epoch is a permutation
+keyed by (seed, epoch), host randomness is keyed by (seed, epoch, index, view), and
+device randomness by (seed, step, index). A run therefore resumes exactly at any step,
+with any number of threads, processes or devices. grain reads, decodes and batches in
+threads. An epoch consists of whole batches; the examples left over at its end are
+dropped.
 """
 
 import functools
@@ -24,7 +25,9 @@ from mixjax.sharding import meshes
 from mixjax.state import example_keys
 
 Array = jax.Array
-PART = 8  # examples that a thread reads at once; grain's own work is per part
+# Examples per grain element: large enough to hide grain's overhead per element, small
+# enough to spread one batch over all threads.
+CHUNK = 8
 
 
 class Data(NamedTuple):
@@ -40,17 +43,31 @@ class Data(NamedTuple):
     unreadable: set[str]  # titles of the pictures that could not be read so far
 
 
+class Loader(NamedTuple):
+    """What the host batches of a source depend on."""
+
+    source: Source
+    reader: Reader
+    views: int  # per example
+    on_device: bool  # batches hold indices alone; the images are on the devices
+    batch: int  # over all processes
+    rows: np.ndarray  # of a batch, those that this process feeds
+    seed: int
+    threads: int
+    prefetch: int
+
+
 @functools.lru_cache(maxsize=4)
-def order(seed: int, epoch: int, size: int) -> np.ndarray:
+def permute_epoch(seed: int, epoch: int, size: int) -> np.ndarray:
     """The permutation of `size` examples in `epoch`, a function of (seed, epoch)."""
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(size)
 
 
-def settle(source: Source, view: View, mesh, threads: int) -> Source:
+def load_on_devices(source: Source, view: View, mesh, threads: int) -> Source:
     """Decodes all of `source` and keeps it on every device, as uint8 [N, H, W, C].
 
-    view: its host half, if any, is done now, once, so it may not be random. Broken
-    files are left out. UsageError if the pictures differ in size.
+    The host half of `view`, if any, runs only once here, so it must not be random.
+    Unreadable files are dropped. Raises UsageError if the pictures differ in size.
     """
     if source.images is not None and view.host is None:
         images, labels = source.images, source.labels
@@ -59,19 +76,20 @@ def settle(source: Source, view: View, mesh, threads: int) -> Source:
         examples = grain.MapDataset.range(source.size)
         examples = examples.map(lambda i: reader.sweeping(int(i), True))
         examples = [
-            e for e in examples.to_iter_dataset(_options(threads)) if e["valid"]
+            e for e in examples.to_iter_dataset(_read_options(threads)) if e["valid"]
         ]
-        shapes = {e["images"][0].shape for e in examples}
+        shapes = sorted({e["images"][0].shape for e in examples})
         if len(shapes) > 1:
             raise UsageError(
                 f"data.on_device=True: the pictures of {source.name} differ in size, "
-                f"such as {sorted(shapes)[0]} and {sorted(shapes)[-1]}; begin the "
-                f"views with decode_center(...) or set data.on_device=False."
+                f"such as {shapes[0]} and {shapes[-1]}; begin the views with "
+                f"decode_center(...) or set data.on_device=False."
             )
-        images = np.stack([e["images"][0] for e in examples])
+        images = np.stack([e["images"][0] for e in examples])  # [N, H, W, C]
         labels = np.stack([e["label"] for e in examples]) if source.classes else None
     images = meshes.put(images, meshes.replicated(mesh))
     resident = from_arrays(source.name, images, labels)
+    # from_arrays knows only the classes that occur; keep all those of the source.
     return resident._replace(classes=source.classes, names=source.names)
 
 
@@ -85,121 +103,166 @@ def make(
     threads: int,
     prefetch: int,
 ) -> Data:
-    """Readies `source` for batches of `batch` examples, each seen through `views`.
+    """Prepares batches of `batch` examples of `source`, each through all `views`.
 
-    prefetch: batches that wait on the devices, read ahead of their use.
+    prefetch: the number of batches read ahead and kept on the devices.
     """
-    rows = meshes.rows_here(mesh, batch)
-    per_epoch = source.size // batch
-    reader = Reader(source, views, seed)
     on_device = isinstance(source.images, jax.Array)
-
-    def train_rows(step: int) -> tuple[np.ndarray, int]:
-        epoch, nth = divmod(step, per_epoch)
-        whole = order(seed, epoch, source.size)[nth * batch : (nth + 1) * batch]
-        return whole[rows], epoch
-
-    def sweep_rows(step: int) -> np.ndarray:
-        return (step * batch + np.arange(batch))[rows]
-
-    if on_device or (
-        source.images is not None
-        and all(v.host is None and v.scene is None for v in views)
-    ):
-        feed = feed_arrays(source, len(views), on_device, prefetch)
+    loader = Loader(
+        source=source,
+        reader=Reader(source, views, seed),
+        views=len(views),
+        on_device=on_device,
+        batch=batch,
+        rows=meshes.rows_here(mesh, batch),
+        seed=seed,
+        threads=threads,
+        prefetch=prefetch,
+    )
+    # Arrays need no reader unless a view works on the host.
+    on_host = any(v.host is not None or v.scene is not None for v in views)
+    if on_device or (source.images is not None and not on_host):
+        train, sweep = train_from_arrays, sweep_arrays
     else:
-        feed = feed_files(reader, len(rows), threads)
-
-    def ahead(dataset: grain.IterDataset) -> Iterator[dict]:
-        dataset = dataset.map(functools.partial(meshes.to_devices, mesh, batch))
-        return iter(
-            grain.experimental.ThreadPrefetchIterDataset(
-                dataset, prefetch_buffer_size=prefetch
-            )
-        )
-
+        train, sweep = train_from_files, sweep_files
     return Data(
         source=source,
         batch=batch,
-        steps_per_epoch=per_epoch,
+        steps_per_epoch=source.size // batch,
         resident={"images": source.images} if on_device else {},
-        batches=lambda first, end: ahead(feed.train(train_rows, first, end)),
-        sweep=lambda: ahead(feed.sweep(sweep_rows, -(-source.size // batch))),
+        batches=lambda first, end: prefetch_to_devices(
+            train(loader, first, end), mesh, batch, prefetch
+        ),
+        sweep=lambda: prefetch_to_devices(sweep(loader), mesh, batch, prefetch),
         augment=functools.partial(augment, views),
-        unreadable=reader.unreadable,
+        unreadable=loader.reader.unreadable,
     )
 
 
-class Feed(NamedTuple):
-    """Host batches in order, as grain datasets."""
-
-    train: Callable  # (rows of a step, first step, end) -> batches
-    sweep: Callable  # (rows of a step, end) -> batches with "valid"
-
-
-def feed_arrays(source: Source, views: int, on_device: bool, prefetch: int) -> Feed:
-    """Whole batches at once, by indexing; numbers only if the images are on_device."""
-
-    def gather(index: np.ndarray) -> dict:
-        labels = source.labels
-        labels = np.full(len(index), -1) if labels is None else labels[index]
-        batch = {"index": index.astype(np.int32), "label": labels.astype(np.int32)}
-        if not on_device:
-            batch["images"] = (source.images[index],) * views
-        return batch
-
-    def train(rows, first, end):
-        steps = grain.MapDataset.range(first, end)
-        steps = steps.map(lambda step: gather(rows(int(step))[0]))
-        return steps.to_iter_dataset(_options(1, prefetch))
-
-    def sweep(rows, end):
-        def one(step):
-            index = rows(int(step))
-            arrays = gather(np.minimum(index, source.size - 1))
-            return {**arrays, "valid": index < source.size}
-
-        return grain.MapDataset.range(end).map(one).to_iter_dataset(_options(1))
-
-    return Feed(train, sweep)
+def prefetch_to_devices(
+    dataset: grain.IterDataset, mesh, batch: int, prefetch: int
+) -> Iterator[dict]:
+    """Host batches -> batches on the devices, `prefetch` of them ahead of use."""
+    dataset = dataset.map(functools.partial(meshes.to_devices, mesh, batch))
+    return iter(
+        grain.experimental.ThreadPrefetchIterDataset(
+            dataset, prefetch_buffer_size=prefetch
+        )
+    )
 
 
-def feed_files(reader: Reader, count: int, threads: int) -> Feed:
-    """Examples read and decoded in threads, PART at a time, `count` to a batch."""
-    size = reader.source.size
-    parts = -(-count // PART)
-
-    def rows_of_part(rows: Sequence, part: int) -> list[int]:
-        return rows[part * PART : (part + 1) * PART].tolist()
-
-    def train(rows, first, end):
-        def some(position):
-            step, part = divmod(int(position), parts)
-            index, epoch = rows(step)
-            return [reader.training(i, epoch) for i in rows_of_part(index, part)]
-
-        return batched(grain.MapDataset.range(first * parts, end * parts).map(some))
-
-    def sweep(rows, end):
-        def some(position):
-            step, part = divmod(int(position), parts)
-            return [
-                reader.sweeping(min(i, size - 1), inside=i < size)
-                for i in rows_of_part(rows(step), part)
-            ]
-
-        return batched(grain.MapDataset.range(end * parts).map(some))
-
-    def batched(dataset):
-        dataset = dataset.to_iter_dataset(_options(threads, 2 * parts))
-        return dataset.batch(parts, drop_remainder=True, batch_fn=stack)
-
-    return Feed(train, sweep)
+# --- which examples a step takes ---------------------------------------------------
 
 
-def stack(parts: Sequence[list[dict]]) -> dict:
-    """Lists of examples -> one batch, in their order."""
-    examples = [example for part in parts for example in part]
+def training_indices(loader: Loader, step: int) -> tuple[np.ndarray, int]:
+    """(this process's examples of a training step, the epoch)."""
+    epoch, position = divmod(step, loader.source.size // loader.batch)
+    permutation = permute_epoch(loader.seed, epoch, loader.source.size)
+    start = position * loader.batch
+    return permutation[start : start + loader.batch][loader.rows], epoch
+
+
+def sweep_indices(loader: Loader, step: int) -> np.ndarray:
+    """This process's examples of a sweep's step; the last step may exceed the size."""
+    return (step * loader.batch + np.arange(loader.batch))[loader.rows]
+
+
+def sweep_steps(loader: Loader) -> int:
+    """The number of batches that hold every example once."""
+    return -(-loader.source.size // loader.batch)
+
+
+# --- batches by indexing arrays ----------------------------------------------------
+
+
+def gather(loader: Loader, indices: np.ndarray) -> dict:
+    """The host batch of `indices`, without images if they are on the devices."""
+    source = loader.source
+    if source.labels is None:
+        labels = np.full(len(indices), -1)
+    else:
+        labels = source.labels[indices]
+    batch = {"index": indices.astype(np.int32), "label": labels.astype(np.int32)}
+    if not loader.on_device:
+        batch["images"] = (source.images[indices],) * loader.views
+    return batch
+
+
+def train_from_arrays(loader: Loader, first: int, end: int) -> grain.IterDataset:
+    """Host batches of the steps from `first` up to `end`."""
+
+    def read(step):
+        return gather(loader, training_indices(loader, int(step))[0])
+
+    steps = grain.MapDataset.range(first, end).map(read)
+    return steps.to_iter_dataset(_read_options(1, loader.prefetch))
+
+
+def sweep_arrays(loader: Loader) -> grain.IterDataset:
+    """Host batches of all examples once; the last one repeats where not "valid"."""
+    size = loader.source.size
+
+    def read(step):
+        indices = sweep_indices(loader, int(step))
+        batch = gather(loader, np.minimum(indices, size - 1))
+        return {**batch, "valid": indices < size}
+
+    steps = grain.MapDataset.range(sweep_steps(loader)).map(read)
+    return steps.to_iter_dataset(_read_options(1))
+
+
+# --- batches by reading files, CHUNK examples at a time ----------------------------
+
+
+def train_from_files(loader: Loader, first: int, end: int) -> grain.IterDataset:
+    """Host batches of the steps from `first` up to `end`, decoded in threads."""
+    chunks = _chunks_per_batch(loader)
+
+    def read(position):
+        step, chunk = divmod(int(position), chunks)
+        indices, epoch = training_indices(loader, step)
+        return [loader.reader.training(i, epoch) for i in _chunk_of(indices, chunk)]
+
+    dataset = grain.MapDataset.range(first * chunks, end * chunks).map(read)
+    return _join_chunks(loader, dataset)
+
+
+def sweep_files(loader: Loader) -> grain.IterDataset:
+    """Host batches of all examples once; the last one repeats where not "valid"."""
+    chunks, size = _chunks_per_batch(loader), loader.source.size
+
+    def read(position):
+        step, chunk = divmod(int(position), chunks)
+        return [
+            loader.reader.sweeping(min(i, size - 1), inside=i < size)
+            for i in _chunk_of(sweep_indices(loader, step), chunk)
+        ]
+
+    dataset = grain.MapDataset.range(sweep_steps(loader) * chunks).map(read)
+    return _join_chunks(loader, dataset)
+
+
+def _chunks_per_batch(loader: Loader) -> int:
+    return -(-len(loader.rows) // CHUNK)
+
+
+def _chunk_of(indices: np.ndarray, chunk: int) -> list[int]:
+    return indices[chunk * CHUNK : (chunk + 1) * CHUNK].tolist()
+
+
+def _join_chunks(loader: Loader, dataset: grain.MapDataset) -> grain.IterDataset:
+    chunks = _chunks_per_batch(loader)
+    # The threads work one batch ahead of the one being assembled.
+    dataset = dataset.to_iter_dataset(_read_options(loader.threads, 2 * chunks))
+    return dataset.batch(chunks, drop_remainder=True, batch_fn=stack)
+
+
+def stack(chunks: Sequence[list[dict]]) -> dict:
+    """Stacks lists of examples into one batch, in their order.
+
+    Raises UsageError if the images of a view differ in size.
+    """
+    examples = [example for chunk in chunks for example in chunk]
     for view in zip(*(e["images"] for e in examples), strict=True):
         shapes = sorted({image.shape for image in view})
         if len(shapes) > 1:
@@ -210,13 +273,18 @@ def stack(parts: Sequence[list[dict]]) -> dict:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
 
 
-def _options(threads: int, ahead: int = 0) -> grain.ReadOptions:
+def _read_options(threads: int, ahead: int = 0) -> grain.ReadOptions:
     return grain.ReadOptions(
-        num_threads=threads, prefetch_buffer_size=max(ahead, 2 * threads)
+        # Fewer than two elements per thread would leave threads idle.
+        num_threads=threads,
+        prefetch_buffer_size=max(ahead, 2 * threads),
     )
 
 
-def inside(hw: Array, height: int, width: int) -> Array:
+# --- on the devices ----------------------------------------------------------------
+
+
+def mask_inside(hw: Array, height: int, width: int) -> Array:
     """[B, 2] heights and widths -> bool [B, height, width, 1], the pixels within."""
     rows = jnp.arange(height)[None, :, None, None] < hw[:, 0, None, None, None]
     return rows & (jnp.arange(width)[None, None, :, None] < hw[:, 1, None, None, None])
@@ -226,22 +294,24 @@ def augment(views: Sequence[View], batch: dict, resident: dict, rng: Array) -> d
     """Runs the device half of the views: adds "views", a tuple of [B, h, w, C] float32.
 
     batch: "index" [B] and, unless the set is resident, "images", a tuple of uint8
-    arrays, one per view. What lies beyond "hw" [B, 2] of "targets", the size of a
-    picture on its canvas, is zero in the end. Pure; it is jitted as a part of the step.
+    arrays [B, H, W, C], one per view. "hw" [B, 2] of "targets", if present, is the
+    size of each picture on its canvas; pixels beyond it are set to zero. This function
+    is pure; it is jitted as part of the training step.
     """
     if resident:
-        same = jnp.take(resident["images"], batch["index"], axis=0)  # [B, H, W, C]
-        images = (same,) * len(views)
+        pictures = jnp.take(resident["images"], batch["index"], axis=0)  # [B, H, W, C]
+        images = (pictures,) * len(views)
     else:
         images = batch["images"]
-    readable = []
+    augmented = []
     for number, (view, image) in enumerate(zip(views, images, strict=True)):
+        # Keys follow the example, not its row, so sharding does not change them.
         keys = example_keys(jax.random.fold_in(rng, number), batch["index"])
-        image = jax.vmap(view.device)(keys, image)
+        image = jax.vmap(view.device)(keys, image)  # [B, h, w, C]
         if view.scene is not None and "hw" in batch["targets"]:
-            image = jnp.where(
-                inside(batch["targets"]["hw"], *image.shape[1:3]), image, 0
-            )
-        readable.append(image)
-    rest = {k: v for k, v in batch.items() if k != "images"}
-    return {**rest, "views": tuple(readable)}
+            # Last, since normalize would shift the zeros of the padding.
+            mask = mask_inside(batch["targets"]["hw"], *image.shape[1:3])
+            image = jnp.where(mask, image, 0)
+        augmented.append(image)
+    others = {k: v for k, v in batch.items() if k != "images"}
+    return {**others, "views": tuple(augmented)}

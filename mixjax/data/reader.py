@@ -1,4 +1,4 @@
-"""One example at a time: reading, decoding, and getting over broken files."""
+"""Reads and decodes one example at a time and replaces unreadable files."""
 
 import logging
 import threading
@@ -12,20 +12,24 @@ from mixjax.data.views import View
 from mixjax.errors import UsageError
 
 log = logging.getLogger("mixjax")
-TRIES = 1000  # broken files in a row after which a source is no source
+# Unreadable files in a row after which a source is rejected: more than a damaged copy
+# has, and few enough to try in a moment.
+TRIES = 1000
 
 
 def host_rng(seed: int, epoch: int, index: int, view: int) -> np.random.Generator:
     """The generator of one view of one example in one epoch."""
+    # The last word of the counter keeps these draws apart from those of the epoch's
+    # permutation, which has the same key.
     bits = np.random.Philox(key=[seed, epoch], counter=[0, index, view, 1])
     return np.random.Generator(bits)
 
 
 class Reader:
-    """Runs the host half of the views; remembers what it could not read.
+    """Runs the host half of the views and remembers which files are unreadable.
 
-    A broken file is warned of once and counted. In training the next example that can
-    be read takes its place; in a sweep its place is filled but not valid.
+    An unreadable file is logged once and counted. In training, the next readable
+    example takes its place; in a sweep, its place is filled but marked as not valid.
     """
 
     def __init__(self, source: Source, views: Sequence[View], seed: int):
@@ -34,11 +38,11 @@ class Reader:
         self._lock = threading.Lock()
 
     def training(self, index: int, epoch: int) -> dict:
-        """Example `index`, or the next that can be read."""
+        """Example `index`, or the next readable one."""
         return self._first_readable(index, epoch)[0]
 
     def sweeping(self, index: int, inside: bool) -> dict:
-        """Example `index` and whether it counts; not if it is padding or broken."""
+        """Example `index` with "valid", false if it is padding or unreadable."""
         example, at = self._first_readable(index, 0)
         return {**example, "valid": np.bool_(inside and at == index)}
 
@@ -56,14 +60,16 @@ class Reader:
         annotation = label if isinstance(label, tuple) else None
         images, targets = [], {}
         for number, view in enumerate(self.views):
+            # Keyed by `index`, the example actually read, not the one asked for.
             rng = host_rng(self.seed, epoch, index, number)
             if view.scene is not None:
                 self._check_annotated(annotation)
-                image, moved = view.scene(picture, annotation, rng)
+                image, view_targets = view.scene(picture, annotation, rng)
                 images.append(image)
-                targets = targets or moved  # those of the first view
+                targets = targets or view_targets  # those of the first view
             else:
                 images.append(picture if view.host is None else view.host(picture, rng))
+        # Annotations reach the batch as targets; a label must have a fixed shape.
         label = -1 if annotation is not None else label
         example = {
             "images": tuple(images),
@@ -75,13 +81,14 @@ class Reader:
     def _check_annotated(self, annotation) -> None:
         if annotation is None:
             raise UsageError(
-                f"data: {self.source.name} has neither boxes nor maps of classes, "
-                f"which the views' first operation moves along with the pictures; "
-                f"take a source such as coco:PATH, voc_objects:PATH or ade20k:PATH."
+                f"data: {self.source.name} has neither boxes nor segmentation maps, "
+                f"which the view's first operation transforms with the picture; use a "
+                f"source such as coco:PATH, voc_objects:PATH or ade20k:PATH."
             )
 
     def _warn(self, index: int, error: Exception) -> None:
         title = self.source.title(index)
+        # Several threads read at once, and each file should be logged once.
         with self._lock:
             known = title in self.unreadable
             self.unreadable.add(title)

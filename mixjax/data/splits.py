@@ -1,18 +1,18 @@
 """The language of data.split: "train + val | part(.8, seed=0)".
 
-What stands before the first bar is a split of the source, or several with a plus
-between them. Operations follow, left to right, each of which takes some of the
-examples that the one before left, in their order:
+The text before the first bar is a split of the source, or a sum of several splits.
+The operations after it apply from left to right. Each selects some of the examples
+that the previous one kept, without changing their order:
 
-  balanced(share, seed)  that share of every class, rounded, and one at the least
+  balanced(share, seed)  this share of every class, rounded, but at least one example
   part(share, seed)      a random share of all examples
-  rest(share, seed)      exactly the examples that part(share, seed) leaves
-  listed(file)           those whose file's name is in a text file, one a line
+  rest(share, seed)      all examples that part(share, seed) does not select
+  listed(file)           the examples whose file names are lines of a text file
 
-What is taken is a function of the source and the arguments alone. From one class, and
-from all, a smaller share is a part of a larger one with the same seed. balanced and
-listed read a whole TFDS set once to know its labels or names; the lists of SimCLR for
-ImageNet are there as sets of their own, tfds:imagenet2012_subset/1pct and /10pct.
+The selection depends only on the source and the arguments. With the same seed, a
+smaller share is a subset of a larger one, per class for balanced. balanced and listed
+read a whole TFDS set once to learn its labels or names; SimCLR's lists for ImageNet
+exist as TFDS sets, tfds:imagenet2012_subset/1pct and /10pct.
 """
 
 import os
@@ -28,61 +28,64 @@ from mixjax.data.folders import PICTURES
 from mixjax.data.source import Source, all_labels, subset
 from mixjax.errors import UsageError
 
-Places = np.ndarray  # numbers of examples, rising
-Take = Callable[[Source], Places]
+Places = np.ndarray  # ascending indices of examples
+Selection = Callable[[Source], Places]
 
 
 class Split(NamedTuple):
     """A parsed split."""
 
-    base: str  # what stands before the first bar
-    takes: tuple[Take, ...]
+    base: str  # the text before the first bar
+    selections: tuple[Selection, ...]
     text: str
     field: str
 
 
 def parse(text: str, field: str) -> Split:
-    """Text of a split -> Split; UsageError names `field` and the nearest right word."""
-    base, bar, rest = text.partition("|")
+    """Parses a split; UsageError names `field` and the nearest known operation."""
+    base, bar, operations = text.partition("|")
     if not bar:
         return Split(text.strip(), (), text, field)
-    whole = f"{field}={text!r}"
-    operations = views.calls(rest, whole, "split", "train | part(.8, seed=0)")
-    takes = tuple(views.build(OPS, *call, whole) for call in operations)
-    return Split(base.strip(), takes, text, field)
+    setting = f"{field}={text!r}"
+    calls = views.calls(operations, setting, "split", "train | part(.8, seed=0)")
+    selections = tuple(views.build(OPS, *call, setting) for call in calls)
+    return Split(base.strip(), selections, text, field)
 
 
 def take(source: Source, split: Split) -> Source:
-    """What the operations of `split` leave of `source`.
+    """The examples of `source` that the operations of `split` select.
 
-    UsageError if they need what it does not have, or leave nothing.
+    Raises UsageError if an operation needs labels or names that the source lacks, or
+    if nothing is left.
     """
     taken = source
-    for operation in split.takes:
+    for select in split.selections:
         try:
-            places = operation(taken)
+            places = select(taken)
         except UsageError as error:
             raise UsageError(f"{split.field}={split.text!r}: {error}") from error
         if not len(places):
             raise UsageError(
-                f"{split.field}={split.text!r} takes none of the {source.size} "
+                f"{split.field}={split.text!r} selects none of the {source.size} "
                 f"examples of {source.name}."
             )
         taken = subset(taken, places)
-    bar, rest = split.text.partition("|")[1:]
-    return taken._replace(name=f"{source.name} {bar}{rest}".strip())
+    # The name repeats the operations: logs and reports must tell selections apart.
+    bar, operations = split.text.partition("|")[1:]
+    return taken._replace(name=f"{source.name} {bar}{operations}".strip())
 
 
 # --- operations --------------------------------------------------------------------
 
 
 def share_of(share: float, size: int) -> int:
-    """The whole number next to share * size, halves up."""
+    """The integer nearest to share * size, halves rounded up."""
+    # round() would round halves to even.
     return int(share * size + 0.5)
 
 
 def shuffled(seed: int, number: int, size: int) -> np.ndarray:
-    """A permutation of `size`, a function of the seed and the number of the draw."""
+    """A permutation of `size`, keyed by the seed and `number` (0, or a class)."""
     return np.random.Generator(np.random.Philox(key=[seed, number])).permutation(size)
 
 
@@ -94,29 +97,31 @@ def check_draw(share: float, seed: int) -> None:
         raise ValueError(f"seed={seed} is negative")
 
 
-def balanced(share: float, seed: int) -> Take:
-    """That share of every class, rounded, and one example at the least."""
+def balanced(share: float, seed: int) -> Selection:
+    """Selects this share of every class, rounded, but at least one example."""
     check_draw(share, seed)
 
     def op(source):
         if not source.classes or source.several:
-            has = "several labels per picture" if source.several else "no labels"
+            labelling = "several labels per picture" if source.several else "no labels"
             raise UsageError(
-                f"balanced needs a label per picture, but {source.name} has {has}."
+                f"balanced needs one label per picture, but {source.name} has "
+                f"{labelling}."
             )
-        labels, taken = all_labels(source), []
+        labels, places = all_labels(source), []
         for number in range(source.classes):
             members = np.flatnonzero(labels == number)
             count = max(share_of(share, len(members)), 1)
-            drawn = shuffled(seed, number, len(members))[:count]
-            taken.append(members[drawn])
-        return np.sort(np.concatenate(taken))
+            # A prefix of one permutation, so that a smaller share is a subset.
+            chosen = shuffled(seed, number, len(members))[:count]
+            places.append(members[chosen])
+        return np.sort(np.concatenate(places))
 
     return op
 
 
-def part(share: float, seed: int) -> Take:
-    """A random share of all examples."""
+def part(share: float, seed: int) -> Selection:
+    """Selects a random share of all examples."""
     check_draw(share, seed)
 
     def op(source):
@@ -126,54 +131,56 @@ def part(share: float, seed: int) -> Take:
     return op
 
 
-def rest(share: float, seed: int) -> Take:
-    """The examples that part(share, seed) leaves."""
-    taken = part(share, seed)
-    return lambda source: np.setdiff1d(np.arange(source.size), taken(source))
+def rest(share: float, seed: int) -> Selection:
+    """Selects the examples that part(share, seed) does not."""
+    select_part = part(share, seed)
+    return lambda source: np.setdiff1d(np.arange(source.size), select_part(source))
 
 
-def bare(name: str) -> str:
-    """ "a/b/n01_1.JPEG" -> "n01_1", with or without folders and ending."""
+def strip_path(name: str) -> str:
+    """ "a/b/n01_1.JPEG" -> "n01_1": drops folders and the extension of a picture."""
     name = name.replace("\\", "/").rsplit("/", 1)[-1]
-    stem, ending = os.path.splitext(name)
-    return stem if ending.lower() in PICTURES else name
+    stem, extension = os.path.splitext(name)
+    # Other dots are part of the name, as in "v1.2".
+    return stem if extension.lower() in PICTURES else name
 
 
-def listed(file: str) -> Take:
-    """The examples whose file's name is a line of the text `file`."""
+def listed(file: str) -> Selection:
+    """Selects the examples whose file names are lines of the text file `file`."""
 
     def op(source):
         path = Path(file).expanduser()
         if not path.is_file():
-            raise UsageError(f"there is no file {file}.")
+            raise UsageError(f"the file {file} does not exist.")
         lines = path.read_text().splitlines()
-        names = {bare(line.strip()): line.strip() for line in lines if line.strip()}
+        lines = [line.strip() for line in lines if line.strip()]
+        names = {strip_path(line): line for line in lines}
         if not names:
-            raise UsageError(f"{file} names no picture.")
+            raise UsageError(f"{file} lists no pictures.")
         if source.file is None:
             raise UsageError(f"the examples of {source.name} have no file names.")
-        picture_names = [bare(source.file(i)) for i in range(source.size)]
+        picture_names = [strip_path(source.file(i)) for i in range(source.size)]
         places = np.array(
             [i for i, name in enumerate(picture_names) if name in names], int
         )
-        _check_one_each(names, [picture_names[i] for i in places], file, source)
+        _check_matches(names, [picture_names[i] for i in places], file, source)
         return places
 
     return op
 
 
-def _check_one_each(names: dict, found: list[str], file: str, source: Source) -> None:
-    counts = Counter(found)
+def _check_matches(names: dict, matches: list[str], file: str, source: Source) -> None:
+    counts = Counter(matches)
     missing = [line for name, line in names.items() if name not in counts]
     if missing:
         raise UsageError(
-            f"{len(missing)} of the {len(names)} names in {file} are no pictures of "
-            f"{source.name}, the first of them {missing[0]!r}."
+            f"names in {file} match no picture of {source.name} ({len(missing)} of "
+            f"{len(names)}), such as {missing[0]!r}."
         )
     name, count = counts.most_common(1)[0]
     if count > 1:
         raise UsageError(
-            f"{file} names {name!r}, but {count} pictures of {source.name} have that "
+            f"{file} lists {name!r}, but {count} pictures of {source.name} have this "
             f"name."
         )
 

@@ -1,9 +1,10 @@
-"""TFDS sets, prepared as array_record and read without TensorFlow.
+"""TFDS sets prepared as array_record, read without TensorFlow.
 
-The picture is the feature `image`, the class `label`, where features have those names,
-or else the first of their kind. A set without such a label but with a sequence
-`labels` has several per picture; those that are not in its `labels_no_difficult`, if it
-has that, are not counted (PASCAL VOC).
+The picture is the feature `image` and the class is the feature `label`; if a set has
+no image or class of that name, its first feature of that type is used. A set with a
+sequence `labels` instead of a single class has several classes per picture (PASCAL
+VOC). If it also has `labels_no_difficult`, the classes that are missing there are
+present but not scored.
 """
 
 import difflib
@@ -16,128 +17,154 @@ import numpy as np
 from mixjax.data.source import MissingSplit, Source
 from mixjax.errors import UsageError, nearest
 
-SEVERAL, COUNTED = "labels", "labels_no_difficult"
-FILES = ("file_name", "image/filename", "image/file_name")
+ALL_LABELS, SCORED_LABELS = "labels", "labels_no_difficult"
+FILE_FEATURES = ("file_name", "image/filename", "image/file_name")
 
 
-def open_tfds(rest: str, split: str, directory: str) -> Source:
-    """A prepared TFDS set, read without TensorFlow; pictures stay encoded."""
+def open_tfds(name: str, split: str, directory: str) -> Source:
+    """Opens a prepared TFDS set; pictures stay encoded until they are read.
+
+    name: as in tfds.builder, such as oxford_iiit_pet:3.2.0. directory: the folder of
+    TFDS sets, "" for TFDS's default. Raises UsageError if the set is unknown, not
+    prepared as array_record, or without images, and MissingSplit for a missing split.
+    """
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise UsageError(
             "data.source=tfds:... needs the package tensorflow-datasets."
         ) from error
-    where = {"data_dir": directory} if directory else {}
-    try:
-        builder = tfds.builder(rest, try_gcs=False, **where)
-    except Exception as error:  # TFDS raises its own kinds, and imports of the set's
-        reason = str(error).strip().splitlines()[0]
-        known = tfds.list_builders(with_community_datasets=False)
-        close = difflib.get_close_matches(rest, known)
-        near = f"; {nearest(rest, close)}" if close else "."
-        reason = reason.rstrip(".") + near
-        raise UsageError(f"data.source=tfds:{rest}: {reason}") from error
-    if not builder.is_prepared():
-        raise UsageError(
-            f"data.source=tfds:{rest} is not prepared in {builder.data_dir}; "
-            f"run: {_prepare(rest, data_dir=directory)}"
-        )
-    formats = [f.value for f in builder.info.available_file_formats()]
-    if "array_record" not in formats:
-        raise UsageError(_how_to_rewrite(rest, builder, formats))
-    for part in split.split("+"):  # such as train+unlabelled[:50%]
-        base = part.split("[")[0].strip()
-        if base not in builder.info.splits:
-            splits = nearest(base, builder.info.splits)
-            raise MissingSplit(f"data: tfds:{rest} has no split {base!r}; {splits}")
+    builder = find_builder(tfds, name, directory)
+    check_prepared(name, builder, directory)
+    check_splits(name, split, builder.info.splits)
     features = builder.info.features
-    kinds = tfds.features
-    image = _named("image", features, lambda f: isinstance(f, kinds.Image))
+    image = find_feature("image", features, tfds.features.Image)
     if image is None:
         raise UsageError(
-            f"data.source=tfds:{rest} has no image among {list(features)}."
+            f"data.source=tfds:{name} has no image among its features {list(features)}."
         )
-    encoded = [k for k, f in features.items() if isinstance(f, kinds.Image)]
-    decoders = {k: tfds.decode.SkipDecoding() for k in encoded}
-    try:
-        records = builder.as_data_source(split, decoders=decoders)
-    except ValueError as error:  # a slice that is empty, too long, or no slice
-        reason = str(error).splitlines()[-1]
-        raise UsageError(f"data: split {split!r} of tfds:{rest}: {reason}") from error
-    names, several, label = labels_of(tfds, features)
-    file = next((k for k in FILES if k in features), None)
+    records = open_records(tfds, builder, name, split)
+    class_names, several, read_label = labels_of(tfds, features)
+    file = next((k for k in FILE_FEATURES if k in features), None)
 
     def read(i):
         record = records[i]
-        return bytes(record[image]), label(record)
+        return bytes(record[image]), read_label(record)
 
     return Source(
-        name=f"{rest}/{split}",
+        name=f"{name}/{split}",
         size=len(records),
-        classes=len(names),
+        classes=len(class_names),
         several=several,
-        names=tuple(names),
+        names=tuple(class_names),
         read=read,
-        title=lambda i: f"{rest}/{split}, example {i}",
-        file=None if file is None else lambda i: _text(records[i][file]),
+        title=lambda i: f"{name}/{split}, example {i}",
+        file=None if file is None else lambda i: _decode_text(records[i][file]),
         images=None,
         labels=None,
     )
 
 
-def _named(name: str, features, fits: Callable) -> str | None:
-    """`name` if that feature fits, else the first that does."""
-    candidates = [k for k, f in features.items() if fits(f)]
-    return name if name in candidates else next(iter(candidates), None)
+def find_builder(tfds, name: str, directory: str):
+    """The TFDS builder of the set `name`; UsageError suggests similar names."""
+    options = {"data_dir": directory} if directory else {}
+    try:
+        # Without try_gcs=False, TFDS would look for the set on the network.
+        return tfds.builder(name, try_gcs=False, **options)
+    except Exception as error:  # TFDS has its own types, and builders import anything
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        known = tfds.list_builders(with_community_datasets=False)
+        similar = difflib.get_close_matches(name, known)
+        ending = f"; {nearest(name, similar)}" if similar else "."
+        raise UsageError(f"data.source=tfds:{name}: {reason}{ending}") from error
 
 
-def _text(value) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+def check_prepared(name: str, builder, directory: str) -> None:
+    """UsageError, with the command to run, unless array_record files exist."""
+    if not builder.is_prepared():
+        raise UsageError(
+            f"data.source=tfds:{name} is not prepared in {builder.data_dir}; "
+            f"run: {_prepare_command(name, data_dir=directory)}"
+        )
+    formats = [f.value for f in builder.info.available_file_formats()]
+    if "array_record" in formats:
+        return
+    version = Path(builder.data_dir)  # <folder of sets>/<set>/[<config>/]<version>
+    folder = version.parents[builder.info.full_name.count("/")]
+    new_folder = folder.with_name(f"{folder.name}-array_record")
+    file_format = ", ".join(formats) or "tfrecord"
+    # Only TFRecord files can be converted; other formats must be downloaded again.
+    from_dir = version if file_format == "tfrecord" else ""
+    raise UsageError(
+        f"data.source=tfds:{name} was prepared in {version} as {file_format}, which "
+        f"has no random access; set data.directory={new_folder} and run: "
+        f"{_prepare_command(name, from_dir=from_dir, data_dir=new_folder)}"
+    )
+
+
+def check_splits(name: str, split: str, known) -> None:
+    """MissingSplit unless every term of `split` is a known split."""
+    for term in split.split("+"):  # such as train+unlabelled[:50%]
+        base = term.split("[")[0].strip()
+        if base not in known:
+            raise MissingSplit(
+                f"data: tfds:{name} has no split {base!r}; {nearest(base, known)}"
+            )
+
+
+def open_records(tfds, builder, name: str, split: str):
+    """The records of `split` by number, with images left as encoded bytes."""
+    features = builder.info.features
+    images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
+    decoders = {k: tfds.decode.SkipDecoding() for k in images}
+    try:
+        return builder.as_data_source(split, decoders=decoders)
+    except ValueError as error:  # the slice is empty, too long, or malformed
+        reason = str(error).splitlines()[-1]
+        raise UsageError(f"data: split {split!r} of tfds:{name}: {reason}") from error
+
+
+def find_feature(name: str, features, feature_type: type) -> str | None:
+    """`name` if that feature has the type, else the first feature that has it."""
+    matches = [k for k, f in features.items() if isinstance(f, feature_type)]
+    return name if name in matches else next(iter(matches), None)
 
 
 def labels_of(tfds, features) -> tuple[list[str], bool, Callable]:
-    """(names of the classes, whether pictures have several, record -> label)."""
-    kind = tfds.features.ClassLabel
-    one = _named("label", features, lambda f: isinstance(f, kind))
-    if one is not None:
-        return features[one].names, False, lambda record: int(record[one])
-    if not _is_sequence(tfds, features, SEVERAL):
+    """(class names, whether a picture has several, function from record to label).
+
+    Labels are as in Source: a number, -1 without labels, or int8 [classes].
+    """
+    single = find_feature("label", features, tfds.features.ClassLabel)
+    if single is not None:
+        return features[single].names, False, lambda record: int(record[single])
+    if not _is_class_sequence(tfds, features, ALL_LABELS):
         return [], False, lambda record: -1
-    names = features[SEVERAL].feature.names
-    counted = COUNTED if _is_sequence(tfds, features, COUNTED) else SEVERAL
+    names = features[ALL_LABELS].feature.names
+    has_scored = _is_class_sequence(tfds, features, SCORED_LABELS)
+    scored = SCORED_LABELS if has_scored else ALL_LABELS
 
-    def label(record):
-        splits = np.zeros(len(names), np.int8)
-        splits[record[SEVERAL]] = -1
-        splits[record[counted]] = 1
-        return splits
+    def read_label(record):
+        label = np.zeros(len(names), np.int8)
+        # The order matters: a class that is also scored overwrites its -1.
+        label[record[ALL_LABELS]] = -1
+        label[record[scored]] = 1
+        return label  # [classes]
 
-    return names, True, label
+    return names, True, read_label
 
 
-def _is_sequence(tfds, features, name: str) -> bool:
-    kinds = tfds.features
+def _is_class_sequence(tfds, features, name: str) -> bool:
     feature = features[name] if name in features else None
-    of = feature.feature if isinstance(feature, kinds.Sequence) else None
-    return isinstance(of, kinds.ClassLabel)
+    if not isinstance(feature, tfds.features.Sequence):
+        return False
+    return isinstance(feature.feature, tfds.features.ClassLabel)
 
 
-def _prepare(name: str, **flags) -> str:
-    words = [f"--{k}={shlex.quote(str(v))}" for k, v in flags.items() if v]
-    return " ".join(["python -m mixjax.prepare", name, *words])
+def _decode_text(value) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _how_to_rewrite(name: str, builder, formats: list[str]) -> str:
-    """What to say of a set that lies there in a form without random access."""
-    copy = Path(builder.data_dir)  # <folder of sets>/<set>/[<config>/]<version>
-    folder = copy.parents[builder.info.full_name.count("/")]
-    other = folder.with_name(f"{folder.name}-array_record")
-    form = ", ".join(formats) or "tfrecord"
-    # Only TFRecord files can be re-written; other forms are downloaded anew.
-    source = copy if form == "tfrecord" else ""
-    return (
-        f"data.source=tfds:{name} was prepared in {copy} as {form}, which has no "
-        f"random access; set data.directory={other} and run: "
-        f"{_prepare(name, from_dir=source, data_dir=other)}"
-    )
+def _prepare_command(name: str, **flags) -> str:
+    options = [f"--{k}={shlex.quote(str(v))}" for k, v in flags.items() if v]
+    return " ".join(["python -m mixjax.prepare", name, *options])

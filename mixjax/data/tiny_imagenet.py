@@ -1,8 +1,8 @@
-"""Labels of Tiny-ImageNet in the folders that its archive makes.
+"""Labels of Tiny-ImageNet in the folder layout of its archive.
 
-wnids.txt lists the classes. train/<class>/images/ holds the training pictures,
-val/images/ all validation pictures, whose classes val/val_annotations.txt tells, and
-test/images/ pictures without labels.
+wnids.txt lists the classes. The training pictures are in train/<class>/images/. All
+validation pictures are in val/images/, and val/val_annotations.txt has their classes.
+The pictures in test/images/ have no labels.
 """
 
 import os
@@ -16,23 +16,23 @@ CLASSES, ANNOTATIONS, FLAT = "wnids.txt", "val_annotations.txt", "images"
 
 
 def is_here(path: Path) -> bool:
-    """Whether `path` is the archive's folder."""
+    """Whether `path` is the folder of the archive."""
     return (path / CLASSES).is_file()
 
 
 def label(
     path: Path, root: Path, paths: list[str]
 ) -> tuple[np.ndarray | None, list[str]]:
-    """(labels, classes) of the pictures `paths` below `root`, a split of `path`.
+    """(labels [N], class names) of the pictures `paths` below `root`, a split of `path`.
 
-    A class's number is its place among the sorted names of wnids.txt. (None, []) for
-    test pictures. UsageError if a class is not listed, or if pictures and annotations
-    do not go together.
+    Labels are indices into the sorted names of wnids.txt; test pictures give
+    (None, []). Raises UsageError if a class is not listed or if the pictures and the
+    annotations do not match.
     """
     names = sorted((path / CLASSES).read_text().split())
     number = {name: i for i, name in enumerate(names)}
     folders = [os.path.relpath(p, root).split(os.sep)[0] for p in paths]
-    if set(folders) != {FLAT}:
+    if set(folders) != {FLAT}:  # class folders, as in train/
         labels = dict(zip(paths, folders, strict=True))
     elif root.name == "test":
         return None, []
@@ -48,11 +48,11 @@ def label(
 
 
 def _annotated(root: Path, paths: list[str]) -> dict[str, str]:
-    """{picture: class} from lines of a picture's name, its class, and a box."""
+    """{path: class} from lines with a picture's name, its class, and a box."""
     file = root / ANNOTATIONS
     if not file.is_file():
         raise UsageError(
-            f"data: {root} has no {ANNOTATIONS}, which tells the classes of the "
+            f"data: {root} has no {ANNOTATIONS}, which names the classes of the "
             f"pictures in {root / FLAT}."
         )
     lines = [line.split() for line in file.read_text().splitlines()]
@@ -60,11 +60,12 @@ def _annotated(root: Path, paths: list[str]) -> dict[str, str]:
     if short:
         raise UsageError(f"data: line {short[0]} of {file} does not name a class.")
     labels = {str(root / FLAT / line[0]): line[1] for line in lines if line}
-    absent = sorted(set(labels) - set(paths))
-    left_out = sorted(set(paths) - set(labels))
-    if absent or left_out:
+    missing = sorted(set(labels) - set(paths))
+    unlisted = sorted(set(paths) - set(labels))
+    if missing or unlisted:
         raise UsageError(
-            f"data: {file} names {len(absent)} pictures that are not there and leaves "
-            f"out {len(left_out)} that are, such as {(absent + left_out)[0]}."
+            f"data: {file} does not match the pictures in {root / FLAT} (listed but "
+            f"missing: {len(missing)}, not listed: {len(unlisted)}), such as "
+            f"{(missing + unlisted)[0]}."
         )
     return labels

@@ -1,9 +1,10 @@
 """The language of views: "decode_crop(224, scale=(.2, 1)) | flip | normalize".
 
-A view is a line of operations, left to right. The leading ones may be host
-operations, which run in the input pipeline and hand over uint8; the others run on the
-accelerator inside the train step. Arguments are Python literals. A scene operation is a
-host operation that moves boxes, masks or maps of classes along with their picture.
+A view is a sequence of operations, applied from left to right. The first may be a host
+operation, which runs in the input pipeline and returns uint8; the others run on the
+accelerator inside the training step. Arguments are Python literals. A scene operation
+is a host operation that transforms boxes, masks or segmentation maps together with
+their picture.
 """
 
 import ast
@@ -37,24 +38,27 @@ class View(NamedTuple):
     """A parsed view."""
 
     text: str
-    start: str  # the text of the host operation, "" if there is none
+    start: str  # the text of the host operation, "" without one
     host: Callable | None  # (picture, rng) -> uint8 [H, W, C]
     scene: Callable | None  # (picture, annotation, rng) -> (uint8 [H, W, C], targets)
     device: Callable  # (key, uint8 [H, W, C]) -> float32 [h, w, C]
-    mean: tuple[float, ...]  # of `normalize`, to undo it for looking; (0,) if none
+    mean: tuple[float, ...]  # of `normalize`, to undo it for display; else (0,)
     std: tuple[float, ...]
 
 
-def calls(text: str, field: str, what: str, such_as: str) -> list[tuple]:
-    """ "a | b(1, c=2)" -> [("a", [], {}), ("b", [1], {"c": 2})].
+def calls(text: str, field: str, kind: str, sample: str) -> list[tuple]:
+    """Parses "a | b(1, c=2)" into [("a", [], {}), ("b", [1], {"c": 2})].
 
-    UsageError if `text` is no such line: that `field` is no `what`, with an example.
+    Raises UsageError for other text; it names the config `field`, the `kind` of text
+    expected, and a correct `sample`.
     """
     try:
         if not isinstance(text, str):
             raise TypeError("not a string")
+        # Parsed as Python but never evaluated, so a config cannot run code.
         node = ast.parse(text.strip(), mode="eval").body
         parts = []
+        # The bar is left-associative: the last operation is the outermost node.
         while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
             parts.insert(0, node.right)
             node = node.left
@@ -62,8 +66,8 @@ def calls(text: str, field: str, what: str, such_as: str) -> list[tuple]:
     except (SyntaxError, ValueError, TypeError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else error
         raise UsageError(
-            f"{field} is not a {what} ({reason}); write operations with literal "
-            f'arguments between bars, such as "{such_as}".'
+            f"{field} is not a {kind} ({reason}); write operations with literal "
+            f'arguments, separated by bars, such as "{sample}".'
         ) from error
 
 
@@ -71,7 +75,7 @@ def _call(node) -> tuple[str, list, dict]:
     if isinstance(node, ast.Name):
         return node.id, [], {}
     if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
-        raise ValueError(f"{ast.unparse(node)} is no operation")
+        raise ValueError(f"{ast.unparse(node)} is not an operation")
     args = [_literal(a) for a in node.args]
     return node.func.id, args, {k.arg: _literal(k.value) for k in node.keywords}
 
@@ -84,7 +88,7 @@ def _literal(node):
 
 
 def fits(value, kind) -> bool:
-    """Whether a literal is what an argument's annotation says; an int is a float."""
+    """Whether a literal has the type `kind` of an argument; an int fits a float."""
     if isinstance(kind, UnionType):
         return any(fits(value, k) for k in kind.__args__)
     if get_origin(kind) is tuple:
@@ -94,13 +98,13 @@ def fits(value, kind) -> bool:
         if kinds[-1] is ...:
             kinds = kinds[:1] * len(value)
         return len(value) == len(kinds) and all(map(fits, value, kinds))
-    if isinstance(value, bool):
+    if isinstance(value, bool):  # to Python, also an int
         return kind is bool
     return isinstance(value, int | float if kind is float else kind)
 
 
 def build(ops: dict, name: str, args: list, kwargs: dict, field: str) -> Callable:
-    """ops[name] with its arguments bound; UsageError if they do not fit."""
+    """Calls ops[name] with its arguments; UsageError if they do not fit."""
     if name not in ops:
         raise UsageError(f"{field}: no operation {name!r}; {nearest(name, ops)}")
     signature = inspect.signature(ops[name])
@@ -112,8 +116,8 @@ def build(ops: dict, name: str, args: list, kwargs: dict, field: str) -> Callabl
     try:
         arguments = signature.bind(*args, **kwargs).arguments
     except TypeError as error:
-        takes = ", ".join(known)
-        raise UsageError(f"{field}: {name}: {error}; it takes {takes}.") from error
+        parameters = ", ".join(known)
+        raise UsageError(f"{field}: {name}: {error}; it takes {parameters}.") from error
     for key, value in arguments.items():
         if not fits(value, known[key].annotation):
             kind = inspect.formatannotation(known[key].annotation)
@@ -127,8 +131,9 @@ def build(ops: dict, name: str, args: list, kwargs: dict, field: str) -> Callabl
 
 
 def parse(text: str, field: str) -> View:
-    """Text of a view -> View; UsageError names `field` and the nearest right word."""
-    host, scene, start, device, mean, std = None, None, "", [], (0.0,), (1.0,)
+    """Parses a view; UsageError names `field` and the nearest known operation."""
+    host, scene, start, chain = None, None, "", []
+    mean, std = (0.0,), (1.0,)
     operations = calls(text, f"{field}={text!r}", "view", "flip(p=.5) | normalize")
     for i, (name, args, kwargs) in enumerate(operations):
         op = build(OPS, name, args, kwargs, field)
@@ -140,15 +145,16 @@ def parse(text: str, field: str) -> View:
             start = text.split("|")[0].strip()
             host, scene = (None, op) if name in scene_ops.OPS else (op, None)
             continue
-        device.append(op)
+        chain.append(op)
         if name == "normalize":
             bound = inspect.signature(device_ops.normalize).bind(*args, **kwargs)
             bound.apply_defaults()
             mean, std = bound.arguments["mean"], bound.arguments["std"]
 
     def on_device(key: Array, image: Array) -> Array:
-        image = image.astype(jnp.float32) / 255
-        for i, op in enumerate(device):
+        image = image.astype(jnp.float32) / 255  # [H, W, C] in 0 .. 1
+        # One key per position, so that a longer view keeps the draws of its start.
+        for i, op in enumerate(chain):
             image = op(jax.random.fold_in(key, i), image)
         return image
 

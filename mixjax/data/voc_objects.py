@@ -14,7 +14,7 @@ import zlib
 from pathlib import Path
 from xml.etree import ElementTree
 
-from mixjax.data.aircraft import check_there
+from mixjax.data.aircraft import check_pictures_exist
 from mixjax.data.coco_objects import from_scenes
 from mixjax.data.scenes import Objects, object_array, objects
 from mixjax.data.source import MissingSplit, Source
@@ -38,7 +38,7 @@ def open_voc(path: str, split: str, directory: str) -> Source:
     file = root / LISTS / f"{list_name}.txt"
     stems = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
     paths = [str(root / "JPEGImages" / f"{stem}.jpg") for stem in stems]
-    check_there(paths, file)
+    check_pictures_exist(paths, file)
     annotations = [read_xml(root / "Annotations" / f"{stem}.xml") for stem in stems]
     return from_scenes(
         f"{root.name}/{list_name}", paths, object_array(annotations), tuple(CLASSES)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixjax.data.pipeline import inside
+from mixjax.data.pipeline import mask_inside
 from mixjax.data.reader import Reader
 from mixjax.data.views import parse
 from mixjax.errors import UsageError
@@ -100,7 +100,7 @@ def window_predictor(method, view, mesh, batch: int) -> Callable:
     def run_batch(state, windows, sizes):
         keys = jax.random.split(jax.random.key(0), len(windows))
         images = jax.vmap(view.device)(keys, windows)
-        images = jnp.where(inside(sizes, *images.shape[1:3]), images, 0)
+        images = jnp.where(mask_inside(sizes, *images.shape[1:3]), images, 0)
         return method.predict(state, {"views": (images,), "targets": {"hw": sizes}})
 
     run = jax.jit(run_batch, out_shardings=meshes.replicated(mesh))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from mixjax.data.pipeline import inside
+from mixjax.data.pipeline import mask_inside
 from mixjax.dense import draw
 from mixjax.errors import UsageError, check_name
 from mixjax.objectives.segmentation import segmentation_cross_entropy
@@ -85,7 +85,7 @@ def show(segmenter: Segmenter, state, batch: dict, rng) -> dict:
     classes = predict_logits(segmenter, state, images).argmax(axis=-1)  # [B, h, w]
     prediction = draw.classes_over(images, classes)
     if "hw" in targets:  # leave the padding beyond an image untinted
-        within = inside(targets["hw"], *images.shape[1:3])  # [B, H, W, 1]
+        within = mask_inside(targets["hw"], *images.shape[1:3])  # [B, H, W, 1]
         prediction = jnp.where(within, prediction, images)
     panels = {"input": images, "prediction": prediction}
     if "map" in targets:

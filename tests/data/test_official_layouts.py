@@ -75,19 +75,19 @@ def test_a_split_that_aircraft_has_not(aircraft):
     [
         (
             lambda data: (data / "images/0000001.jpg").unlink(),
-            r"train\.txt names 1 pictures that are not .* of them .*/0000001\.jpg\.$",
+            r"train\.txt are missing \(1 of 2\), such as .*/0000001\.jpg\.$",
         ),
         (
             lambda data: (data / "images").rename(data / "pictures"),
-            r"train\.txt names 2 pictures that are not there",
+            r"listed in .*train\.txt are missing \(2 of 2\), such as",
         ),
         (
             lambda data: (data / "variants.txt").write_text("707-320\nF/A-1\n"),
-            r"0000000 of class 'F/A-18', which variants\.txt .* mean 'F/A-1'",
+            r"0000000 the class 'F/A-18', which variants\.txt .* mean 'F/A-1'",
         ),
         (
             lambda data: (data / "images_variant_train.txt").write_text("\n"),
-            r"train\.txt names no picture",
+            r"train\.txt lists no pictures",
         ),
     ],
     ids=["picture", "folder", "class", "empty"],
@@ -150,19 +150,19 @@ def test_a_split_that_voc_has_not(pascal):
     [
         (
             lambda root: (root / "JPEGImages/000012.jpg").unlink(),
-            r"names 1 pictures that are not there, .*/000012\.jpg\.$",
+            r"are missing \(1 of 3\), such as .*/000012\.jpg\.$",
         ),
         (
             lambda root: (root / "ImageSets/Main/dog_train.txt").unlink(),
-            r"1 of the 20 lists of train are not there, .*dog_train\.txt\.$",
+            r"lists of .* 'train' are missing \(1 of 20\), .*dog_train\.txt\.$",
         ),
         (
             lambda root: (root / "ImageSets/Main/dog_train.txt").write_text("5 1\n"),
-            r"dog_train\.txt and .*aeroplane_train\.txt name other pictures",
+            r"dog_train\.txt and .*aeroplane_train\.txt list different pictures",
         ),
         (
             lambda root: (root / "ImageSets/Main/cat_train.txt").write_text("5 2\n"),
-            r"line 1 of .*cat_train\.txt is no picture and 1, 0 or -1",
+            r"line 1 of .*cat_train\.txt must be a picture's name and 1, 0 or -1, not '5 2'",
         ),
     ],
     ids=["picture", "list", "lists", "label"],

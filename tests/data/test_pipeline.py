@@ -87,23 +87,25 @@ def indices(batches):
 @few
 @given(st.integers(0, 2**31), st.integers(0, 10_000), st.integers(1, 3000))
 def test_order_is_a_permutation(seed, epoch, size):
-    found = pipeline.order(seed, epoch, size)
+    found = pipeline.permute_epoch(seed, epoch, size)
     np.testing.assert_array_equal(np.sort(found), np.arange(size))
-    pipeline.order.cache_clear()
-    np.testing.assert_array_equal(pipeline.order(seed, epoch, size), found)
+    pipeline.permute_epoch.cache_clear()
+    np.testing.assert_array_equal(pipeline.permute_epoch(seed, epoch, size), found)
 
 
 @few
 @given(st.integers(0, 2**31), st.integers(0, 10_000), st.integers(50, 3000))
 def test_order_differs_by_epoch_and_by_seed(seed, epoch, size):
     """Each place keeps its example with chance 1 / size, so one place on average."""
-    found = pipeline.order(seed, epoch, size)
+    found = pipeline.permute_epoch(seed, epoch, size)
     for other in ((seed, epoch + 1), (seed + 1, epoch), (epoch + 50_000, seed)):
-        assert (pipeline.order(*other, size) == found).sum() < 12
+        assert (pipeline.permute_epoch(*other, size) == found).sum() < 12
 
 
 def on_device(arrays):
-    return pipeline.settle(arrays, parse("flip", "eval"), mesh_of(8), threads=1)
+    return pipeline.load_on_devices(
+        arrays, parse("flip", "eval"), mesh_of(8), threads=1
+    )
 
 
 @pytest.fixture(params=["folder", "arrays", "on_device"])
@@ -157,7 +159,7 @@ def test_a_far_step_is_reached_at_once(folder):
     loaded = make(open_folder(folder))
     far = 10**7
     (batch,) = fetched(loaded.batches(far, far + 1))
-    wanted = pipeline.order(0, far // 2, SIZE)[:BATCH]
+    wanted = pipeline.permute_epoch(0, far // 2, SIZE)[:BATCH]
     assert batch["index"].tolist() == wanted.tolist()
 
 
@@ -188,7 +190,7 @@ def test_an_example_is_cropped_anew_in_every_epoch(folder):
 def test_threads_and_their_portions_change_nothing(folder, monkeypatch, part):
     one = make(open_folder(folder), threads=1)
     batches, sweep = fetched(one.batches(0, 5)), fetched(one.sweep())
-    monkeypatch.setattr(pipeline, "PART", part)
+    monkeypatch.setattr(pipeline, "CHUNK", part)
     seven = make(open_folder(folder), threads=7)
     assert_equal(fetched(seven.batches(0, 5)), batches)
     assert_equal(fetched(seven.sweep()), sweep)
@@ -221,7 +223,9 @@ def test_on_device_changes_nothing(arrays):
 def test_a_folder_on_device_is_decoded_once_and_stays_the_same(folder):
     text = "decode_center(8, resize_to=8) | flip"
     source = open_folder(folder)
-    settled = pipeline.settle(source, parse(text, "eval"), mesh_of(8), threads=3)
+    settled = pipeline.load_on_devices(
+        source, parse(text, "eval"), mesh_of(8), threads=3
+    )
     assert settled.images.shape == (SIZE, 8, 8, 3)
     here, there = make(source, (text,)), make(settled, (text,))
     key = jax.random.key(3)
@@ -297,7 +301,7 @@ def damaged(folder, tmp_path):
 def test_training_takes_the_next_picture_for_a_broken_one(damaged, caplog):
     loaded = make(open_folder(damaged), ("decode_center(8, resize_to=8)",))
     batches = fetched(loaded.batches(0, 6))  # three epochs: each is met twice or more
-    wanted = np.concatenate([pipeline.order(0, e, SIZE)[:16] for e in range(3)])
+    wanted = np.concatenate([pipeline.permute_epoch(0, e, SIZE)[:16] for e in range(3)])
     instead = {3: 5, 4: 5, 19: 0}
     assert set(BAD) < set(wanted.tolist())
     assert indices(batches) == [instead.get(i, i) for i in wanted.tolist()]
@@ -334,7 +338,7 @@ def test_a_file_that_went_missing_is_broken_too(folder, tmp_path):
 def test_on_device_leaves_broken_files_out(damaged, caplog):
     source = open_folder(damaged)
     view = parse("decode_center(8, resize_to=8)", "eval")
-    settled = pipeline.settle(source, view, mesh_of(8), threads=2)
+    settled = pipeline.load_on_devices(source, view, mesh_of(8), threads=2)
     assert settled.size == SIZE - 3 and len(caplog.messages) == 3
     red = np.asarray(settled.images)[:, 0, 0, 0]
     assert red.tolist() == [10 * i for i in range(SIZE) if i not in BAD]
@@ -355,7 +359,7 @@ def test_a_source_of_broken_files_only_is_refused(all_broken):
         next(make(all_broken).sweep())
     view = parse("decode", "eval")
     with pytest.raises(UsageError, match=says):
-        pipeline.settle(all_broken, view, mesh_of(8), threads=2)
+        pipeline.load_on_devices(all_broken, view, mesh_of(8), threads=2)
 
 
 # --- sizes ---------------------------------------------------------------------------
@@ -367,7 +371,7 @@ def test_unequal_pictures_are_refused_in_one_sentence(folder):
     with pytest.raises(UsageError, match=sizes + " with decode_crop or decode_center"):
         next(make(source, ("decode",)).batches(0, 1))
     with pytest.raises(UsageError, match=sizes + ".*on_device=False") as caught:
-        pipeline.settle(source, parse("decode", "eval"), mesh_of(8), threads=2)
+        pipeline.load_on_devices(source, parse("decode", "eval"), mesh_of(8), threads=2)
     assert "\n" not in str(caught.value)
 
 
@@ -420,7 +424,10 @@ def test_views_that_do_not_fit_the_network(folder, changes, says):
     "changes, says",
     [
         ({"batch": 24}, "batch=24 is more than the 20 examples .* at most 20"),
-        ({"on_device": True}, r"on_device=True .* begin alike and without chance"),
+        (
+            {"on_device": True},
+            r"on_device=True .* begin with the same operation and without random",
+        ),
         ({"views": ("flop",)}, r"data\.views\[0\]: no operation 'flop'"),
         ({"eval_view": "flop"}, r"data\.eval_view: no operation 'flop'"),
         ({"thread": 2}, r"data\.thread is no such field; .*'threads'"),

@@ -115,11 +115,11 @@ def test_npz_without_the_split(npz):
         ),
         (
             {"train_image": IMAGES, "train_label": LABELS[:, None]},
-            r"train_label of .* is uint8 \(6, 1\), not whole numbers \[N\]",
+            r"train_label of .* is uint8 \(6, 1\), not integers \[N\]",
         ),
         (
             {"train_image": IMAGES, "train_label": LABELS / 2},
-            r"train_label of .* is float64 \(6,\), not whole numbers",
+            r"train_label of .* is float64 \(6,\), not integers",
         ),
     ],
 )
@@ -172,10 +172,10 @@ def one_array():
     "data, says",
     [
         (zip_with_a_flipped_byte(), r"npz:.*set\.npz cannot be read: .*CRC"),
-        (half_a_zip(), r"npz:.*set\.npz is not a \.npz file, or not all of it"),
-        (one_array(), r"npz:.*set\.npz is not a \.npz file"),
-        (b"", r"npz:.*set\.npz is not a \.npz file"),
-        (b"no archive at all", r"npz:.*set\.npz is not a \.npz file"),
+        (half_a_zip(), r"npz:.*set\.npz is not a complete \.npz file"),
+        (one_array(), r"npz:.*set\.npz is not a complete \.npz file"),
+        (b"", r"npz:.*set\.npz is not a complete \.npz file"),
+        (b"no archive at all", r"npz:.*set\.npz is not a complete \.npz file"),
     ],
     ids=["flipped", "half", "npy", "empty", "text"],
 )
@@ -299,7 +299,7 @@ def test_a_folder_without_pictures(tmp_path, inside):
 
 def test_a_missing_folder_names_the_nearest(tmp_path):
     write(tmp_path / "photographs/1.png")
-    says = r"folder:.*photograph: there is no such folder\. did you mean 'photographs'"
+    says = r"folder:.*photograph: there is no such folder; did you mean 'photographs'"
     with pytest.raises(UsageError, match=says):
         open_source(f"folder:{tmp_path}/photograph", "train", "")
     with pytest.raises(UsageError, match=r"there is no such folder\.$"):
@@ -367,7 +367,7 @@ def annotations(tiny, lines):
         (
             lambda tiny: (tiny / "val/val_annotations.txt").unlink(),
             "val",
-            r"val has no val_annotations\.txt, which tells the classes",
+            r"val has no val_annotations\.txt, which names the classes",
         ),
         (
             lambda tiny: annotations(tiny, [f"{name}\tn04\n" for name in VAL]),
@@ -383,13 +383,13 @@ def annotations(tiny, lines):
         (
             lambda tiny: (tiny / "val/images/val_1.JPEG").unlink(),
             "val",
-            r"names 1 pictures that are not there and leaves out 0 that are, such as "
+            r"\(listed but missing: 1, not listed: 0\), such as "
             r".*val_1\.JPEG\.",
         ),
         (
             lambda tiny: write(tiny / "val/images/val_2.JPEG"),
             "val",
-            r"names 0 pictures .* out 1 that are, such as .*val_2\.JPEG\.",
+            r"missing: 0, not listed: 1\), such as .*val_2\.JPEG\.",
         ),
         (
             lambda tiny: (tiny / "train/n01").rename(tiny / "train/n011"),
@@ -436,5 +436,5 @@ def test_splits_with_other_classes_are_refused(tmp_path):
     c.source, c.views = f"folder:{tmp_path}", ("decode",)
     c.eval_view, c.on_device = "decode", False
     sets = data.make(c, batch=1, seed=0, mesh=meshes.make(fsdp=1))
-    with pytest.raises(UsageError, match=r"other classes than .*such as \['ant'\]"):
+    with pytest.raises(UsageError, match=r"classes of .* differ, such as \['ant'\]"):
         sets.test(0)

@@ -252,13 +252,13 @@ def test_annotated_pictures_are_pictures(tmp_path):
 @pytest.mark.parametrize(
     "name, changes, said",
     [
-        ("vitdet", {"data__source": "digits"}, "neither boxes nor maps"),
+        ("vitdet", {"data__source": "digits"}, "neither boxes nor segmentation maps"),
         ("vitdet", {"model__box_head__classes": 5}, "model.box_head.classes=5"),
         ("vitdet", {"model__rpn_head__anchors": 5}, "anchors=5, .* make 3; set it"),
         ("vitdet", {"method__boxes__loss": "l3"}, "method.boxes.loss"),
         ("vitdet", {"method__boxes__loss_weights": (1.0, 1.0)}, "loss_weights has 2"),
         ("vitdet", {"method__padding": "sean"}, "seen"),
-        ("c4", {"data__on_device": True}, "data.on_device=True keeps pictures alone"),
+        ("c4", {"data__on_device": True}, "data.on_device=True keeps pictures without"),
         ("uper", {"method__auxiliary": 0.0}, "method.auxiliary=0.0"),
         ("uper", {"method__over": "every"}, "method.over"),
     ],
