@@ -23,7 +23,7 @@ def is_here(path: Path) -> bool:
 def label(
     path: Path, root: Path, paths: list[str]
 ) -> tuple[np.ndarray | None, list[str]]:
-    """(labels [N], class names) of the pictures `paths` below `root`, a split of `path`.
+    """(labels [N], class names) of the pictures `paths` in `root`, a split of `path`.
 
     Labels are indices into the sorted names of wnids.txt; test pictures give
     (None, []). Raises UsageError if a class is not listed or if the pictures and the

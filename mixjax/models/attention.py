@@ -68,10 +68,10 @@ class SelfAttention(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Array, **how) -> tuple[Array, dict]:
+    def __call__(self, x: Array, **options) -> tuple[Array, dict]:
         """how: see attend. Returns the result and what `choose` noted."""
         width = x.shape[-1]
         qkv = dense(3 * width, self.dtype, "qkv")(x)  # [B, L, 3 D]
         parts = [by_head(y, self.heads) for y in jnp.split(qkv, 3, axis=-1)]
-        mixed, notes = attend(*parts, **how)
+        mixed, notes = attend(*parts, **options)
         return dense(width, self.dtype, "proj")(joined(mixed)), notes

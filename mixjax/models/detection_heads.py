@@ -65,21 +65,21 @@ class RPNHead(nn.Module):
         maps = outputs["pyramid"] if "pyramid" in outputs else (outputs["map"],)
 
         def layer(width, side, name):
-            how = {"kernel_init": narrow(0.01), "dtype": self.dtype, "name": name}
-            return nn.Conv(width, (side, side), padding=side // 2, **how)
+            options = {"kernel_init": narrow(0.01), "dtype": self.dtype, "name": name}
+            return nn.Conv(width, (side, side), padding=side // 2, **options)
 
         convs = [layer(self.width, 3, f"conv{i + 1}") for i in range(self.convs)]
         logits = layer(self.anchors, 1, "logits")
         deltas = layer(4 * self.anchors, 1, "deltas")
-        found = {"rpn_logits": [], "rpn_deltas": []}
+        predictions = {"rpn_logits": [], "rpn_deltas": []}
         for x in maps:
             for conv in convs:
                 x = nn.relu(conv(x))
             flat = logits(x).reshape(len(x), -1)  # [B, n A]
-            found["rpn_logits"].append(flat.astype(jnp.float32))
+            predictions["rpn_logits"].append(flat.astype(jnp.float32))
             flat = deltas(x).reshape(len(x), -1, 4)  # [B, n A, 4]
-            found["rpn_deltas"].append(flat.astype(jnp.float32))
-        return {name: tuple(values) for name, values in found.items()}
+            predictions["rpn_deltas"].append(flat.astype(jnp.float32))
+        return {name: tuple(values) for name, values in predictions.items()}
 
 
 class Convs(nn.Module):
@@ -95,15 +95,17 @@ class Convs(nn.Module):
     def __call__(self, x: Array, train: bool, valid: Array | None) -> Array:
         """valid: [R] bool, the rows that count in batch statistics; None: all."""
         for i in range(1, self.count + 1):
-            how = {"use_bias": self.norm_kind == "none", "kernel_init": KAIMING}
-            how |= {"padding": 1, "dtype": self.dtype, "name": f"conv{i}"}
-            x = nn.Conv(self.width, (3, 3), **how)(x)
+            options = {"use_bias": self.norm_kind == "none", "kernel_init": KAIMING}
+            options |= {"padding": 1, "dtype": self.dtype, "name": f"conv{i}"}
+            x = nn.Conv(self.width, (3, 3), **options)(x)
             if self.norm_kind == "layer":
                 x = layer_norm(self.dtype, f"norm{i}")(x)
             if self.norm_kind == "batch":
-                how = {"affine": True, "scale_init": nn.initializers.ones}
-                seen = None if valid is None else valid[:, None, None]  # [R, 1, 1]
-                x = self.norm(**how, name=f"norm{i}")(x, train=train, weights=seen)
+                options = {"affine": True, "scale_init": nn.initializers.ones}
+                weights = None if valid is None else valid[:, None, None]  # [R, 1, 1]
+                x = self.norm(**options, name=f"norm{i}")(
+                    x, train=train, weights=weights
+                )
             x = nn.relu(x)
         return x
 
@@ -142,8 +144,8 @@ class BoxHead(nn.Module):
 
         valid: see Convs. box_deltas: [R, 4 K], by class, or [R, 4].
         """
-        how = self.convs, self.width, self.norm_kind, self.norm, self.dtype
-        x = Convs(*how, name="convs")(regions, train, valid)
+        settings = self.convs, self.width, self.norm_kind, self.norm, self.dtype
+        x = Convs(*settings, name="convs")(regions, train, valid)
         if self.fcs:
             x = x.reshape(len(x), -1)  # [R, P P C]
         else:
@@ -152,12 +154,12 @@ class BoxHead(nn.Module):
             fill = {"kernel_init": XAVIER_FILL}
             x = nn.relu(dense(self.fc_width, self.dtype, f"fc{i}", **fill)(x))
         boxes = 4 if self.agnostic else 4 * self.classes
-        how = {"kernel_init": narrow(0.01)}
-        logits = dense(self.classes + 1, self.dtype, "logits", **how)(x)
-        how = {"kernel_init": narrow(0.001)}
-        deltas = dense(boxes, self.dtype, "deltas", **how)(x)
-        found = {"class_logits": logits, "box_deltas": deltas}
-        return {name: value.astype(jnp.float32) for name, value in found.items()}
+        settings = {"kernel_init": narrow(0.01)}
+        logits = dense(self.classes + 1, self.dtype, "logits", **settings)(x)
+        settings = {"kernel_init": narrow(0.001)}
+        deltas = dense(boxes, self.dtype, "deltas", **settings)(x)
+        predictions = {"class_logits": logits, "box_deltas": deltas}
+        return {name: value.astype(jnp.float32) for name, value in predictions.items()}
 
 
 class MaskHead(nn.Module):
@@ -181,10 +183,10 @@ class MaskHead(nn.Module):
         self, outputs: dict, *, train: bool, regions: Array, valid: Array | None = None
     ) -> dict:
         """mask_logits [R, 2 P, 2 P, K] float32; valid: see Convs."""
-        how = self.convs, self.width, self.norm_kind, self.norm, self.dtype
-        x = Convs(*how, name="convs")(regions, train, valid)
+        settings = self.convs, self.width, self.norm_kind, self.norm, self.dtype
+        x = Convs(*settings, name="convs")(regions, train, valid)
         up = Deconv(self.width, MSRA_UP, ZEROS, self.dtype, name="deconv")
         x = nn.relu(up(x))
-        how = {"kernel_init": narrow(0.001), "dtype": self.dtype, "name": "logits"}
-        x = nn.Conv(self.classes, (1, 1), **how)(x)
+        settings = {"kernel_init": narrow(0.001), "dtype": self.dtype, "name": "logits"}
+        x = nn.Conv(self.classes, (1, 1), **settings)(x)
         return {"mask_logits": x.astype(jnp.float32)}

@@ -67,8 +67,8 @@ class Attention(nn.Module):
         rows, columns = self.table_size
         offsets = (2 * rows - 1) * (2 * columns - 1) + 3 * self.class_token
         table = self.param("relative_bias", ZEROS, (offsets, self.heads))
-        how = {"class_token": self.class_token}
-        return positions.relative_bias(table, self.table_size, **how)
+        options = {"class_token": self.class_token}
+        return positions.relative_bias(table, self.table_size, **options)
 
 
 def padded(x: Array, side: int) -> Array:
@@ -88,13 +88,13 @@ def folded(
     """
     (b, n, length, d), (h, w) = query.shape, size
     cells = query.reshape(b, n, h, w, d)
-    how = {"preferred_element_type": jnp.float32}
+    options = {"preferred_element_type": jnp.float32}
     row, column = (
         by_offset(table, side).astype(query.dtype)
         for table, side in zip(tables, size, strict=True)
     )  # [d, h, h] and [d, w, w], query and key
-    row = jnp.einsum("bnhwd,dhk->bnhwk", cells, row, **how)
-    column = jnp.einsum("bnhwd,dwk->bnhwk", cells, column, **how)
+    row = jnp.einsum("bnhwd,dhk->bnhwk", cells, row, **options)
+    column = jnp.einsum("bnhwd,dwk->bnhwk", cells, column, **options)
     parts = [cells.astype(jnp.float32) * d**-0.5, row, column]
     long = jnp.concatenate(parts, axis=-1).reshape(b, n, length, -1)
     # attend divides by the root of the new length, which is not ours to divide by.

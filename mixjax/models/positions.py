@@ -80,11 +80,13 @@ def relative_bias(table: Array, grid: tuple[int, int], class_token: bool) -> Arr
     ).reshape(heads, r * c, r * c)
     if not class_token:
         return bias
-    to_patch, to_class, own = table[len(offsets) :, :, None, None]  # [heads, 1, 1]
+    to_patch, to_class, class_bias = table[
+        len(offsets) :, :, None, None
+    ]  # [heads, 1, 1]
     to_class = jnp.broadcast_to(to_class, (heads, r * c, 1))
     to_patch = jnp.broadcast_to(to_patch, (heads, 1, r * c))
     bias = jnp.concatenate([to_class, bias], axis=2)  # [heads, L, 1 + L]
-    first = jnp.concatenate([own, to_patch], axis=2)  # [heads, 1, 1 + L]
+    first = jnp.concatenate([class_bias, to_patch], axis=2)  # [heads, 1, 1 + L]
     return jnp.concatenate([first, bias], axis=1)  # [heads, 1 + L, 1 + L]
 
 

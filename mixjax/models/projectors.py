@@ -123,8 +123,8 @@ class RegionProjector(nn.Module):
 def linear(width: int, fan_in: int, bias: bool, dtype: jnp.dtype, name: str):
     """A linear layer that starts as torch's."""
     init = torch_default(fan_in)
-    how = {"kernel_init": init, "bias_init": init, "dtype": dtype, "name": name}
-    return nn.Dense(width, use_bias=bias, **how)
+    options = {"kernel_init": init, "bias_init": init, "dtype": dtype, "name": name}
+    return nn.Dense(width, use_bias=bias, **options)
 
 
 def unit(x: Array, axis: int) -> Array:
@@ -149,6 +149,6 @@ class Prototypes(nn.Module):
     def __call__(self, inputs: dict, *, train: bool) -> dict:
         z = unit(inputs["projection"], -1)
         start = torch_default(z.shape[-1])
-        init = lambda *how: unit(start(*how), 0)
+        init = lambda *arguments: unit(start(*arguments), 0)
         kernel = self.param("kernel", init, (z.shape[-1], self.count))
         return {"embedding": z, "scores": z @ kernel, "prototypes": kernel}

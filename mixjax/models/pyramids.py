@@ -106,8 +106,8 @@ class SimplePyramid(nn.Module):
             "p4": x,
             "p5": half_max(x),
         }
-        found = [Level(self.width, dtype, name=k)(y) for k, y in maps.items()]
-        return {"pyramid": (*found, every_other(found[-1]))}
+        levels = [Level(self.width, dtype, name=k)(y) for k, y in maps.items()]
+        return {"pyramid": (*levels, every_other(levels[-1]))}
 
 
 class Neck(nn.Module):
@@ -144,11 +144,11 @@ class FPN(nn.Module):
     @nn.compact
     def __call__(self, inputs: dict, *, train: bool) -> dict:
         def project(x, side, name):
-            how = {"padding": side // 2, "dtype": self.dtype, "kernel_init": XAVIER}
-            return nn.Conv(self.width, (side, side), name=name, **how)(x)
+            options = {"padding": side // 2, "dtype": self.dtype, "kernel_init": XAVIER}
+            return nn.Conv(self.width, (side, side), name=name, **options)(x)
 
         maps = [project(x, 1, f"in{i}") for i, x in enumerate(inputs["pyramid"])]
         for i in range(len(maps) - 1, 0, -1):
             maps[i - 1] = maps[i - 1] + nearest(maps[i], maps[i - 1].shape[1:3])
-        found = [project(x, 3, f"out{i}") for i, x in enumerate(maps)]
-        return {"pyramid": (*found, every_other(found[-1]))}
+        levels = [project(x, 3, f"out{i}") for i, x in enumerate(maps)]
+        return {"pyramid": (*levels, every_other(levels[-1]))}

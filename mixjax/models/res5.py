@@ -49,12 +49,19 @@ class Res5(nn.Module):
     ) -> dict:
         """regions [R, P, P, D]; valid [R] bool, whether a row holds a region."""
         block, x = rematerialised(self.remat), regions
-        seen = valid.astype(jnp.float32)[:, None, None]  # [R, 1, 1]
+        weights = valid.astype(jnp.float32)[:, None, None]  # [R, 1, 1]
         for j in range(self.layers):
-            how = self.block, self.width, 1 if j else 2, False, self.norm, self.dtype
-            x = block(*how, name=f"layer4_{j}")(x, train, seen)
+            settings = (
+                self.block,
+                self.width,
+                1 if j else 2,
+                False,
+                self.norm,
+                self.dtype,
+            )
+            x = block(*settings, name=f"layer4_{j}")(x, train, weights)
         if self.extra_norm:
             ones = nn.initializers.ones
             norm = self.norm(affine=True, scale_init=ones, name="norm")
-            x = norm(x, train=train, weights=seen)
+            x = norm(x, train=train, weights=weights)
         return {"regions": x}

@@ -1,10 +1,10 @@
-"""Residual networks (He et al., 2016) as torchvision has them, with small stems too.
+"""Residual networks (He et al., 2016) in torchvision's form, also with small stems.
 
-Basic and bottleneck blocks in the form v1.5 (a bottleneck's stride sits on its 3x3
-convolution), torch's padding, Kaiming-normal kernels by fan-out. Parameters are
-float32; `dtype` is that of convolutions and of the residual stream, while the norms'
-statistics and the mean over the last map are float32. Pictures padded to one canvas
-may keep their padding out of batch statistics.
+Basic and bottleneck blocks of version 1.5 (the stride of a bottleneck is on its 3x3
+convolution), PyTorch's padding, Kaiming-normal kernels by fan-out. Parameters are
+float32; `dtype` is that of convolutions and of the residual stream, while the
+statistics of norms and the mean over the last map are float32. The padding of pictures
+on a common canvas can be excluded from batch statistics.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ KAIMING = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Stem(NamedTuple):
-    """The first convolution, and whether a max-pool of side 3, stride 2 follows."""
+    """The first convolution, and whether a 3x3 max-pool of stride 2 follows."""
 
     side: int
     stride: int
@@ -39,36 +39,36 @@ STEMS = {
 STEM_INITS = ("kaiming", "torch_default")
 
 
-def conv(width: int, side: int, stride: int, dtype: jnp.dtype, name: str, **how):
-    """A convolution without bias; its padding keeps the size, but for the stride."""
-    how.setdefault("padding", side // 2)
-    how.setdefault("kernel_init", KAIMING)
+def conv(width: int, side: int, stride: int, dtype: jnp.dtype, name: str, **options):
+    """A convolution without bias, padded so that only the stride changes the size."""
+    options.setdefault("padding", side // 2)
+    options.setdefault("kernel_init", KAIMING)
     square = (side, side), (stride, stride)
-    return nn.Conv(width, *square, use_bias=False, dtype=dtype, name=name, **how)
+    return nn.Conv(width, *square, use_bias=False, dtype=dtype, name=name, **options)
 
 
 def max_pool(x: Array) -> Array:
-    """[B, h, w, D] -> [B, ceil(h / 2), ceil(w / 2), D]; minus infinity at the rim."""
+    """[B, h, w, D] -> [B, ceil(h / 2), ceil(w / 2), D]; padded by minus infinity."""
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
 def inside(hw: Array, stride: int, shape: tuple[int, int]) -> Array:
-    """Sizes hw [B, 2] in pixels -> [B, h, w] float32, 1 for places of pictures.
+    """Sizes hw [B, 2] in pixels -> [B, h, w] float32, 1 for positions in a picture.
 
-    shape: (h, w) of a map whose places lie `stride` pixels apart; the places of a
-    picture are its first ceil(hw / stride) rows and columns.
+    shape: (h, w) of a map whose positions are `stride` pixels apart; a picture covers
+    the first ceil(hw / stride) rows and columns.
     """
     ends = jnp.ceil(hw.astype(jnp.float32) / stride)[:, None]  # [B, 1, 2]
     rows, columns = (jnp.arange(n) < ends[..., i] for i, n in enumerate(shape))
     return (rows[:, :, None] & columns[:, None]).astype(jnp.float32)  # [B, h, w]
 
 
-def strided(seen: Array | None, stride: int) -> Array | None:
-    """Weights [B, h, w] of places, or None -> those of a map `stride` times coarser.
+def strided(weights: Array | None, stride: int) -> Array | None:
+    """Weights [B, h, w] of positions, or None -> those of a map `stride` times coarser.
 
-    ceil(ceil(n / a) / b) is ceil(n / (a b)), so nothing is lost on the way.
+    ceil(ceil(n / a) / b) equals ceil(n / (a b)), so striding twice loses nothing.
     """
-    return seen if seen is None else seen[:, ::stride, ::stride]
+    return weights if weights is None else weights[:, ::stride, ::stride]
 
 
 class Block(nn.Module):
@@ -86,23 +86,27 @@ class Block(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Array, train: bool, seen: Array | None = None) -> Array:
-        """seen: weights [B, h, w] (or with axes of 1) of places for batch statistics.
+    def __call__(self, x: Array, train: bool, weights: Array | None = None) -> Array:
+        """weights: [B, h, w] (or broadcastable), of positions in batch statistics.
 
-        train is positional, as jax.checkpoint wants what is not an array.
+        `train` is positional, since jax.checkpoint needs to know which arguments are
+        not arrays by their position.
         """
 
         def norm(y, name, scale_init=nn.initializers.ones):
             module = self.norm(affine=True, scale_init=scale_init, name=name)
-            return module(y, train=train, weights=seen)
+            return module(y, train=train, weights=weights)
 
         sides, strides, widths = [3, 3], [self.stride, 1], [self.width, self.width]
         if self.kind == "bottleneck":
             sides, strides = [1, 3, 1], [1, self.stride, 1]
             widths = [self.width, self.width, 4 * self.width]
         y, last = x, len(sides)
-        for i, how in enumerate(zip(widths, sides, strides, strict=True), start=1):
-            y, seen = conv(*how, self.dtype, f"conv{i}")(y), strided(seen, how[2])
+        for i, shape in enumerate(zip(widths, sides, strides, strict=True), start=1):
+            y, weights = (
+                conv(*shape, self.dtype, f"conv{i}")(y),
+                strided(weights, shape[2]),
+            )
             zero = self.zero_init and i == last
             scale = nn.initializers.zeros if zero else nn.initializers.ones
             y = norm(y, f"bn{i}", scale)
@@ -114,7 +118,7 @@ class Block(nn.Module):
 
 
 def rematerialised(remat: str) -> Callable:
-    """Block, or with remat "block" one whose insides are computed again backwards."""
+    """Block, or with remat="block" one that is recomputed in the backward pass."""
     return Block if remat == "none" else nn.remat(Block, static_argnums=(2,))
 
 
@@ -128,9 +132,9 @@ class ResNet(nn.Module):
     widths: tuple[int, ...]  # of the stages' 3x3 convolutions
     stem: str
     stem_width: int
-    stem_init: str  # "torch_default" where a paper's code puts another stem in place
-    zero_init: bool  # blocks start as identities: the last scale of each is zero
-    remat: str  # "block": the backward pass computes the insides of blocks again
+    stem_init: str  # "torch_default" if the code of a paper replaces the stem
+    zero_init: bool  # blocks start as identities: their last scale is zero
+    remat: str  # "block": blocks are recomputed in the backward pass
     norm: Callable  # see norms.make_norm
     dtype: jnp.dtype
 
@@ -150,7 +154,7 @@ class ResNet(nn.Module):
 
     @property
     def patch(self) -> int:
-        """Pixels from one place of the last map to the next."""
+        """The distance of neighbouring positions of the last map, in pixels."""
         stem = STEMS[self.stem]
         return stem.stride * (1 + stem.pool) * 2 ** (len(self.layers) - 1)
 
@@ -167,20 +171,20 @@ class ResNet(nn.Module):
         return tuple(sides)
 
     def stem_layers(self, x: Array, train: bool, hw: Array | None):
-        """[B, H, W, C] -> [B, h, w, D] before the first stage, and weights of places.
+        """[B, H, W, C] -> [B, h, w, D] before the first stage, and position weights.
 
-        hw: see __call__; without sizes the weights are None.
+        hw: see __call__; without it the weights are None.
         """
         side, stride, padding, pool = STEMS[self.stem]
         init = KAIMING
         if self.stem_init == "torch_default":
             init = torch_default(side * side * self.channels)
-        how = {"padding": padding, "kernel_init": init}
-        x = conv(self.stem_width, side, stride, self.dtype, "conv1", **how)(x)
-        seen = None if hw is None else inside(hw, stride, x.shape[1:3])
+        options = {"padding": padding, "kernel_init": init}
+        x = conv(self.stem_width, side, stride, self.dtype, "conv1", **options)(x)
+        weights = None if hw is None else inside(hw, stride, x.shape[1:3])
         norm = self.norm(affine=True, scale_init=nn.initializers.ones, name="bn1")
-        x = nn.relu(norm(x, train=train, weights=seen))
-        return (max_pool(x), strided(seen, 2)) if pool else (x, seen)
+        x = nn.relu(norm(x, train=train, weights=weights))
+        return (max_pool(x), strided(weights, 2)) if pool else (x, weights)
 
     @nn.compact
     def __call__(
@@ -193,23 +197,23 @@ class ResNet(nn.Module):
     ) -> dict:
         """Encodes inputs["images"], of any size.
 
-        hw: [B, 2] heights and widths of the pictures, which lie in the upper left of
-        their canvas; what is beyond is no part of batch statistics. None: all is.
-        Returns map [B, h, w, D], features [B, D] (over the whole canvas) and, if asked
-        for `stages`, the maps after every stage, all float32.
+        hw: [B, 2] heights and widths of pictures at the upper left of their canvas; the
+        rest of the canvas is excluded from batch statistics. None: all counts. Returns
+        map [B, h, w, D], features [B, D] (over the whole canvas) and, if `stages`, the
+        maps after every stage, all float32.
         """
         block, maps = rematerialised(self.remat), []
-        x, seen = self.stem_layers(inputs["images"], train, hw)
+        x, weights = self.stem_layers(inputs["images"], train, hw)
         for i, count in enumerate(self.layers):
             for j in range(count):
                 stride = 2 if i and not j else 1
-                how = self.block, self.widths[i], stride, self.zero_init
-                how += self.norm, self.dtype
-                x = block(*how, name=f"layer{i + 1}_{j}")(x, train, seen)
-                seen = strided(seen, stride)
+                settings = self.block, self.widths[i], stride, self.zero_init
+                settings += self.norm, self.dtype
+                x = block(*settings, name=f"layer{i + 1}_{j}")(x, train, weights)
+                weights = strided(weights, stride)
             maps.append(x.astype(jnp.float32))
-        found = {"map": maps[-1], "features": maps[-1].mean(axis=(1, 2))}
-        return found | ({"stages": tuple(maps)} if stages else {})
+        outputs = {"map": maps[-1], "features": maps[-1].mean(axis=(1, 2))}
+        return outputs | ({"stages": tuple(maps)} if stages else {})
 
 
 make = ResNet

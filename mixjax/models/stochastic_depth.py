@@ -20,8 +20,8 @@ def dropper(key: Array | None, rate: float, depth: int) -> Callable:
         if key is None:
             return y
         share = 1 - rate * layer / max(depth - 1, 1)
-        own = jax.random.fold_in(key, 2 * layer + branch)
-        kept = jax.random.bernoulli(own, share, (len(y),) + (1,) * (y.ndim - 1))
+        branch_key = jax.random.fold_in(key, 2 * layer + branch)
+        kept = jax.random.bernoulli(branch_key, share, (len(y),) + (1,) * (y.ndim - 1))
         return jnp.where(kept, y / share, 0.0)
 
     return drop

@@ -33,7 +33,7 @@ def layer_norm(dtype: jnp.dtype, name: str) -> nn.LayerNorm:
 
 
 class WindowAttention(nn.Module):
-    """[B, h, w, D] -> [B, h, w, D]: self-attention inside windows of one side."""
+    """[B, h, w, D] -> [B, h, w, D]: self-attention within square windows."""
 
     heads: int
     window: int
@@ -78,8 +78,8 @@ class Block(nn.Module):
         self, x: Array, drop: Callable, choose: Callable | None
     ) -> tuple[Array, dict]:
         """drop: (branch, y) -> y, of stochastic depth. choose: see attention.attend."""
-        how = self.heads, self.window, self.shift, self.dtype
-        attention = WindowAttention(*how, name="attn")
+        settings = self.heads, self.window, self.shift, self.dtype
+        attention = WindowAttention(*settings, name="attn")
         mixed, notes = attention(layer_norm(self.dtype, "norm1")(x), choose)
         x = x + drop(0, mixed.astype(jnp.float32))
         mlp = Mlp(self.mlp_ratio, (NORMAL, NORMAL), self.dtype, name="mlp")
@@ -100,12 +100,12 @@ class PatchMerging(nn.Module):
         b, h, w, d = x.shape
         x = x.reshape(b, h // 2, 2, w // 2, 2, d).transpose(0, 1, 3, 4, 2, 5)
         x = layer_norm(self.dtype, "norm")(x.reshape(b, h // 2, w // 2, 4 * d))
-        how = {"use_bias": False, "kernel_init": NORMAL}
-        return dense(2 * d, self.dtype, "reduction", **how)(x).astype(jnp.float32)
+        options = {"use_bias": False, "kernel_init": NORMAL}
+        return dense(2 * d, self.dtype, "reduction", **options)(x).astype(jnp.float32)
 
 
 class Stage(nn.Module):
-    """Blocks at one resolution, then the merging to the next, if any."""
+    """Blocks at one resolution, then the merging into the next, if any."""
 
     depth: int
     heads: int
@@ -127,16 +127,16 @@ class Stage(nn.Module):
 
         def block(layer, **kwargs):
             shift = self.shift if layer % 2 else 0
-            how = self.heads, self.window, shift, self.mlp_ratio, self.dtype
-            return Block(*how, **kwargs)
+            settings = self.heads, self.window, shift, self.mlp_ratio, self.dtype
+            return Block(*settings, **kwargs)
 
         def run(block, x, layer):
             chosen = None if choose is None else functools.partial(choose, layer)
             return block(x, lambda branch, y: drop(layer, branch, y), chosen)
 
-        # Blocks differ by their shift, so none of them can stand for all in a scan.
-        how = {"remat": self.remat, "scan": False, "run": run}
-        x, notes = run_blocks(self, block, self.depth, x, **how)
+        # Blocks differ in their shift, so a scan with a common body is not possible.
+        options = {"remat": self.remat, "scan": False, "run": run}
+        x, notes = run_blocks(self, block, self.depth, x, **options)
         after = PatchMerging(self.dtype, name="merge")(x) if self.merge else x
         return x, after, notes
 
@@ -150,9 +150,9 @@ class Swin(nn.Module):
     width: int  # of the first stage
     depths: tuple[int, ...]
     heads: tuple[int, ...]
-    window: int  # side in tokens; a stage with a smaller map has smaller ones
+    window: int  # side in tokens; smaller in a stage with a smaller map
     mlp_ratio: float
-    drop_path: float  # of the last block; it rises from 0 in the first
+    drop_path: float  # of the last block; it rises linearly from 0 in the first
     mask_token: bool
     remat: str
     dtype: jnp.dtype
@@ -202,8 +202,8 @@ class Swin(nn.Module):
         """
         # The official code resets linear layers only, not this convolution.
         init = torch_default(self.patch**2 * self.channels)
-        how = self.patch, self.width, init, init, self.dtype
-        embed = PatchEmbed(*how, name="patch_embed")(inputs["images"])
+        settings = self.patch, self.width, init, init, self.dtype
+        embed = PatchEmbed(*settings, name="patch_embed")(inputs["images"])
         embedding = layer_norm(jnp.float32, "patch_norm")(embed)  # [B, L, D]
         x = embedding if select is None else select(embedding)  # [B', L, D]
         shape = (1, 1, self.width)
@@ -214,16 +214,18 @@ class Swin(nn.Module):
         stages = []
         for i, depth in enumerate(self.depths):
             first, last = sum(self.depths[:i]), i == len(self.depths) - 1
-            how = depth, self.heads[i], *windows.in_map(x.shape[1:3], self.window)
-            how += self.mlp_ratio, not last, self.remat, self.dtype
-            stage = Stage(*how, name=f"stage_{i}")
-            own = lambda layer, *branch, first=first: drop(first + layer, *branch)
+            settings = depth, self.heads[i], *windows.in_map(x.shape[1:3], self.window)
+            settings += self.mlp_ratio, not last, self.remat, self.dtype
+            stage = Stage(*settings, name=f"stage_{i}")
+            drop_in_stage = lambda layer, *branch, first=first: drop(
+                first + layer, *branch
+            )
             # [B', h, w, D], then half and twice that
-            before, x, notes = stage(x, own, choose if last else None)
+            before, x, notes = stage(x, drop_in_stage, choose if last else None)
             stages.append(before)
         x = layer_norm(jnp.float32, "norm")(x)
-        found = {"map": x, "features": x.mean(axis=(1, 2)), "embedding": embedding}
-        return found | {"stages": tuple(stages), "notes": notes}
+        outputs = {"map": x, "features": x.mean(axis=(1, 2)), "embedding": embedding}
+        return outputs | {"stages": tuple(stages), "notes": notes}
 
 
 make = Swin

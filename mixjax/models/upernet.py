@@ -92,8 +92,8 @@ class Classes(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         drop = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)
-        how = {"kernel_init": nn.initializers.normal(0.01)}
-        layer = dense(self.classes, self.dtype, "proj", **how)
+        options = {"kernel_init": nn.initializers.normal(0.01)}
+        layer = dense(self.classes, self.dtype, "proj", **options)
         return layer(drop(x)).astype(jnp.float32)
 
 
@@ -119,25 +119,26 @@ class UperHead(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: dict, *, train: bool) -> dict:
-        how = {"width": self.width, "norm": self.norm, "dtype": self.dtype}
+        options = {"width": self.width, "norm": self.norm, "dtype": self.dtype}
         *finer, coarsest = (x.astype(self.dtype) for x in inputs["pyramid"])
         pooled = [
-            Pool(scale=scale, name=f"pool{i}", **how)(coarsest, train)
+            Pool(scale=scale, name=f"pool{i}", **options)(coarsest, train)
             for i, scale in enumerate(self.scales)
         ]
-        top = Fuse(name="top", **how)([coarsest, *pooled], train)
+        top = Fuse(name="top", **options)([coarsest, *pooled], train)
         maps = [
-            Unit(side=1, name=f"lateral{i}", **how)(x, train)
+            Unit(side=1, name=f"lateral{i}", **options)(x, train)
             for i, x in enumerate(finer)
         ]
         for i in reversed(range(len(maps))):
             above = maps[i + 1] if i + 1 < len(maps) else top
             maps[i] = maps[i] + resized(above, maps[i])
         maps = [
-            Unit(side=3, name=f"smooth{i}", **how)(x, train) for i, x in enumerate(maps)
+            Unit(side=3, name=f"smooth{i}", **options)(x, train)
+            for i, x in enumerate(maps)
         ]
         fuse = nn.remat(Fuse, static_argnums=(2,)) if self.remat else Fuse
-        x = fuse(name="fuse", **how)([*maps, top], train)
+        x = fuse(name="fuse", **options)([*maps, top], train)
         head = Classes(self.classes, self.dropout, self.dtype, name="classes")
         return {"logits": head(x, train)}
 

@@ -137,8 +137,8 @@ class ViTDense(nn.Module):
     def block(self, layer: int, **kwargs) -> Block:
         side = 0 if layer in self.global_blocks else self.window
         size = (side, side) if side else self.grid
-        how = self.heads, side, self.relative, size, self.class_token, self.dtype
-        attention = functools.partial(Attention, *how)
+        settings = self.heads, side, self.relative, size, self.class_token, self.dtype
+        attention = functools.partial(Attention, *settings)
         return Block(attention, self.mlp_ratio, self.layer_scale, self.dtype, **kwargs)
 
     @nn.compact
@@ -163,9 +163,9 @@ class ViTDense(nn.Module):
             x = x[:, int(self.class_token) :]  # [B, L, D]
             return x.reshape(len(x), *grid, -1)  # [B, h, w, D]
 
-        how = {"remat": self.remat, "scan": False, "run": run}
+        options = {"remat": self.remat, "scan": False, "run": run}
         x = self.embed(images, grid)
-        x, notes = run_blocks(self, self.block, self.depth, x, **how)
+        x, notes = run_blocks(self, self.block, self.depth, x, **options)
         maps = tuple(as_map(notes[str(layer)][0]) for layer in self.taps)
         last = as_map(x)
         return {"maps": maps, "map": last, "features": last.mean(axis=(1, 2))}
