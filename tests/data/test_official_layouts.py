@@ -162,7 +162,8 @@ def test_a_split_that_voc_has_not(pascal):
         ),
         (
             lambda root: (root / "ImageSets/Main/cat_train.txt").write_text("5 2\n"),
-            r"line 1 of .*cat_train\.txt must be a picture's name and 1, 0 or -1, not '5 2'",
+            r"line 1 of .*cat_train\.txt must be a picture's name and 1, 0 or -1, "
+            "not '5 2'",
         ),
     ],
     ids=["picture", "list", "lists", "label"],
