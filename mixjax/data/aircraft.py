@@ -12,6 +12,7 @@ import numpy as np
 from mixjax.errors import UsageError, nearest
 
 CLASSES, LIST = "variants.txt", "images_variant_"
+# The folder itself, or one of the archive's folders above it.
 PLACES = ("", "data", "fgvc-aircraft-2013b/data")
 
 
@@ -32,6 +33,7 @@ def read(root: Path, split: str) -> tuple[list[str], np.ndarray, list[str]]:
     Raises UsageError if a picture is missing or its class is not in variants.txt.
     """
     names = (root / CLASSES).read_text().splitlines()
+    # Labels follow the order of the file, not that of sorted names.
     names = [name.strip() for name in names if name.strip()]
     number = {name: i for i, name in enumerate(names)}
     file = root / f"{LIST}{split}.txt"

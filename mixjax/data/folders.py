@@ -53,6 +53,7 @@ def open_folder(location: str, split: str, directory: str) -> Source:
     path = Path(location).expanduser()
     _check_folder(location, path)
     name = f"{path.name}/{split}".rstrip("/")
+    # These archives have no folder per split: lists of pictures define their splits.
     for layout in (aircraft, voc):
         root = layout.find(path)
         if root is not None:

@@ -44,6 +44,7 @@ class Split(NamedTuple):
 def parse(text: str, field: str) -> Split:
     """Parses a split; UsageError names `field` and the nearest known operation."""
     base, bar, operations = text.partition("|")
+    # Only what follows the bar is parsed: TFDS slices are not operations.
     if not bar:
         return Split(text.strip(), (), text, field)
     setting = f"{field}={text!r}"
@@ -149,6 +150,7 @@ def listed(file: str) -> Selection:
     """Selects the examples whose file names are lines of the text file `file`."""
 
     def op(source):
+        # Read when the split is applied: parsing alone touches no files.
         path = Path(file).expanduser()
         if not path.is_file():
             raise UsageError(f"the file {file} does not exist.")
@@ -170,6 +172,7 @@ def listed(file: str) -> Selection:
 
 
 def _check_matches(names: dict, matches: list[str], file: str, source: Source) -> None:
+    # A name that is missing or ambiguous would change the selection unnoticed.
     counts = Counter(matches)
     missing = [line for name, line in names.items() if name not in counts]
     if missing:

@@ -23,7 +23,7 @@ def is_here(path: Path) -> bool:
 def label(
     path: Path, root: Path, paths: list[str]
 ) -> tuple[np.ndarray | None, list[str]]:
-    """(labels [N], class names) of the pictures `paths` in `root`, a split of `path`.
+    """(labels [N], class names) of the pictures `paths` in `root`, a split's folder.
 
     Labels are indices into the sorted names of wnids.txt; test pictures give
     (None, []). Raises UsageError if a class is not listed or if the pictures and the
@@ -38,6 +38,7 @@ def label(
         return None, []
     else:
         labels = _annotated(root, paths)
+    # Checked here, so that a stray folder is an error and not a class of its own.
     for picture, name in labels.items():
         if name not in number:
             raise UsageError(
@@ -56,6 +57,7 @@ def _annotated(root: Path, paths: list[str]) -> dict[str, str]:
             f"pictures in {root / FLAT}."
         )
     lines = [line.split() for line in file.read_text().splitlines()]
+    # Empty lines are allowed; one word alone is a picture without its class.
     short = [n for n, line in enumerate(lines, 1) if len(line) == 1]
     if short:
         raise UsageError(f"data: line {short[0]} of {file} does not name a class.")

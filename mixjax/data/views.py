@@ -138,6 +138,7 @@ def parse(text: str, field: str) -> View:
     for i, (name, args, kwargs) in enumerate(operations):
         op = build(OPS, name, args, kwargs, field)
         if name in HOST:
+            # It runs before the picture reaches the device, where the others work.
             if i:
                 raise UsageError(
                     f"{field}: {name} works on the host and must come first."
