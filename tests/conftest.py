@@ -38,6 +38,14 @@ def pytest_sessionfinish(session):
         shutil.rmtree(CACHE, ignore_errors=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def eight_devices():
+    """Starts jax first: a test that changes XLA_FLAGS must not decide for all."""
+    import jax
+
+    assert jax.device_count() == 8
+
+
 @pytest.fixture(scope="session")
 def shared():
     """The folder of real pictures beside the checkout; tests that need it say so."""
