@@ -42,18 +42,18 @@ GIVEN = {"coordinator": "10.0.0.1:99", "processes": "4", "process": "3"}
 )
 def test_how_they_find_each_other(flags, environment, how):
     found = processes.plan(flags, environment)
-    assert found.how == how
-    assert bool(found.given) == (how == "flags")
+    assert found.launcher == how
+    assert bool(found.arguments) == (how == "flags")
 
 
 def test_a_machine_with_chips_asks_for_its_neighbours(monkeypatch):
     monkeypatch.setattr(processes, "has_tpu", lambda: True)
-    assert processes.plan({}, {}).how == "TPU"
-    assert processes.plan({"processes": "1"}, {}).how == "alone"
+    assert processes.plan({}, {}).launcher == "TPU"
+    assert processes.plan({"processes": "1"}, {}).launcher == "alone"
 
 
 def test_flags_become_arguments():
-    assert processes.plan(GIVEN, {}).given == {
+    assert processes.plan(GIVEN, {}).arguments == {
         "coordinator_address": "10.0.0.1:99",
         "num_processes": 4,
         "process_id": 3,
