@@ -19,44 +19,50 @@ def attend(
     bias: Array | None = None,
     choose: Callable | None = None,
 ) -> tuple[Array, dict]:
-    """softmax(Q K^T / sqrt(d) + bias) V; logits, exponential and sums in float32.
+    """Computes softmax(Q K^T / sqrt(d) + bias) V, with the softmax in float32.
 
-    query, key, value: [B, heads, L, d]. bias: broadcast to [B, heads, L, L]. choose:
-    logits -> (bool of that shape, which keys a query sees; or None for all, notes);
-    every query must see a key. Returns [B, heads, L, d] in value's dtype, and notes.
-    The batch and head axes lead because a batched [L, d] x [d, L] product is the
-    fastest form on the CPU and a plain one on accelerators. The division by the sum
-    comes after the product with V, where it touches d instead of L numbers per query.
+    query, key, value: [B, heads, L, d].
+    bias: added to the logits, broadcast to [B, heads, L, L].
+    choose: logits -> (visible, notes). visible is a bool mask of the logits' shape
+        that selects the keys of each query, at least one per query, or None for all
+        keys; notes is a dict of whatever the caller wants back.
+
+    Returns the attended values [B, heads, L, d] in value's dtype, and the notes.
     """
     query = query * query.shape[-1] ** -0.5
+    # A batched [L, d] x [d, L] product, which the leading batch and head axes allow,
+    # is the fastest form on the CPU and an ordinary one on accelerators.
     logits = jnp.einsum(
         "bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32
-    )
+    )  # [B, heads, L, L]
     if bias is not None:
         logits = logits + bias
-    kept, notes = (None, {}) if choose is None else choose(logits)
-    if kept is not None:
-        logits = jnp.where(kept, logits, -jnp.inf)
-    top = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
-    weights = jnp.exp(logits - top)  # [B, heads, L, L]
-    total = weights.sum(axis=-1, keepdims=True)
-    mixed = jnp.einsum(
+    visible, notes = (None, {}) if choose is None else choose(logits)
+    if visible is not None:
+        logits = jnp.where(visible, logits, -jnp.inf)
+    # The maximum only keeps exp from overflowing. It cancels in the division below, so
+    # its gradient is zero and need not be computed.
+    highest = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+    weights = jnp.exp(logits - highest)
+    total = weights.sum(axis=-1, keepdims=True)  # [B, heads, L, 1]
+    attended = jnp.einsum(
         "bhqk,bhkd->bhqd",
         weights.astype(value.dtype),
         value,
         preferred_element_type=jnp.float32,
     )
-    return (mixed / total).astype(value.dtype), notes
+    # Dividing after the product with V touches d instead of L numbers per query.
+    return (attended / total).astype(value.dtype), notes
 
 
 def by_head(x: Array, heads: int) -> Array:
-    """[B, L, D] -> [B, heads, L, d]."""
+    """Splits the channels among the heads: [B, L, D] -> [B, heads, L, d]."""
     b, n, d = x.shape
     return x.reshape(b, n, heads, d // heads).transpose(0, 2, 1, 3)
 
 
 def joined(x: Array) -> Array:
-    """[B, heads, L, d] -> [B, L, D], the inverse of by_head."""
+    """Concatenates the heads, the inverse of by_head: [B, heads, L, d] -> [B, L, D]."""
     b, heads, n, d = x.shape
     return x.transpose(0, 2, 1, 3).reshape(b, n, heads * d)
 
@@ -69,9 +75,9 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, **options) -> tuple[Array, dict]:
-        """how: see attend. Returns the result and what `choose` noted."""
+        """Passes `options` to attend; returns the new tokens and attend's notes."""
         width = x.shape[-1]
         qkv = dense(3 * width, self.dtype, "qkv")(x)  # [B, L, 3 D]
-        parts = [by_head(y, self.heads) for y in jnp.split(qkv, 3, axis=-1)]
-        mixed, notes = attend(*parts, **options)
-        return dense(width, self.dtype, "proj")(joined(mixed)), notes
+        heads = [by_head(y, self.heads) for y in jnp.split(qkv, 3, axis=-1)]
+        attended, notes = attend(*heads, **options)  # [B, heads, L, d]
+        return dense(width, self.dtype, "proj")(joined(attended)), notes

@@ -1,10 +1,10 @@
 """Heads of two-stage detectors: proposals from maps, boxes and masks from regions.
 
 Faster R-CNN (Ren et al., 2015), Mask R-CNN (He et al., 2017) and ViTDet (Li et al.,
-2022) in detectron2's form; a convolution has a bias if and only if no norm follows it.
-Kernels start as there: normal by fan-out for convolutions (Caffe2's MSRA fill), uniform
-by fan-in for linear layers (its Xavier fill), narrow normals for what predicts. All
-predictions are float32. Departures: none.
+2022) as implemented in detectron2. A convolution has a bias if and only if no norm
+follows it. Kernels are initialized as in detectron2: normal by fan-out in convolutions
+(Caffe2's MSRA fill), uniform by fan-in in linear layers (Caffe2's Xavier fill), and
+normal with a small deviation in prediction layers. All predictions are float32.
 """
 
 from collections.abc import Callable
@@ -22,33 +22,32 @@ from mixjax.models.vit import layer_norm
 Array = jax.Array
 NORMS = ("none", "layer", "batch")
 ZEROS = nn.initializers.zeros
-# Torch counts a deconvolution's fan-out along the axis that is our fan-in.
+# MSRA fill goes by fan-out, but torch stores the kernels of deconvolutions with input
+# and output channels swapped, so what it counts as fan-out is fan-in here.
 MSRA_UP = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 XAVIER_FILL = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
 
 def check_counts(section: str, **fields: tuple[int, int]) -> None:
-    """UsageError for a field of `section` below its bound; fields: (value, bound)."""
-    for field, (value, bound) in fields.items():
-        if value < bound:
-            raise UsageError(f"{section}.{field}={value} must be {bound} up.")
+    """Raises UsageError if a field of `section` is below its minimum.
 
-
-def narrow(std: float) -> Callable:
-    """Kernels from N(0, std^2), as layers have them that predict."""
-    return nn.initializers.normal(std)
+    fields: name -> (value, minimum).
+    """
+    for field, (value, minimum) in fields.items():
+        if value < minimum:
+            raise UsageError(f"{section}.{field}={value} must be at least {minimum}.")
 
 
 class RPNHead(nn.Module):
-    """Maps of any strides -> an objectness and a box for every anchor of each place.
+    """Predicts an objectness and a box for every anchor at each position of the maps.
 
-    The maps are outputs["pyramid"], or outputs["map"] alone, all of one width; the
-    layers are shared by all of them.
+    The maps are outputs["pyramid"] or, without one, outputs["map"]. They may differ in
+    stride but not in width, because they share the layers.
     """
 
-    convs: int  # 3x3, each with a ReLU
+    convs: int  # 3x3 convolutions, each followed by a ReLU
     width: int
-    anchors: int  # of a place
+    anchors: int  # per position
     dtype: jnp.dtype
 
     def __post_init__(self):
@@ -58,32 +57,39 @@ class RPNHead(nn.Module):
 
     @nn.compact
     def __call__(self, outputs: dict, *, train: bool) -> dict:
-        """rpn_logits: a tuple of [B, n A], rpn_deltas: of [B, n A, 4], float32.
+        """Returns rpn_logits and rpn_deltas, tuples with one float32 array per map.
 
-        n places of a map, A anchors; in the order (row, column, anchor).
+        Their shapes are [B, n A] and [B, n A, 4], with n positions in the map and A
+        anchors per position, ordered by (row, column, anchor).
         """
         maps = outputs["pyramid"] if "pyramid" in outputs else (outputs["map"],)
 
         def layer(width, side, name):
-            options = {"kernel_init": narrow(0.01), "dtype": self.dtype, "name": name}
-            return nn.Conv(width, (side, side), padding=side // 2, **options)
+            return nn.Conv(
+                width,
+                (side, side),
+                padding=side // 2,
+                kernel_init=nn.initializers.normal(0.01),
+                dtype=self.dtype,
+                name=name,
+            )
 
         convs = [layer(self.width, 3, f"conv{i + 1}") for i in range(self.convs)]
         logits = layer(self.anchors, 1, "logits")
         deltas = layer(4 * self.anchors, 1, "deltas")
         predictions = {"rpn_logits": [], "rpn_deltas": []}
-        for x in maps:
+        for x in maps:  # [B, h, w, C]
             for conv in convs:
                 x = nn.relu(conv(x))
             flat = logits(x).reshape(len(x), -1)  # [B, n A]
             predictions["rpn_logits"].append(flat.astype(jnp.float32))
             flat = deltas(x).reshape(len(x), -1, 4)  # [B, n A, 4]
             predictions["rpn_deltas"].append(flat.astype(jnp.float32))
-        return {name: tuple(values) for name, values in predictions.items()}
+        return {name: tuple(arrays) for name, arrays in predictions.items()}
 
 
 class Convs(nn.Module):
-    """Regions [R, P, P, C] -> [R, P, P, width] by 3x3 convolutions, norms and ReLUs."""
+    """3x3 convolutions with norms and ReLUs: [R, P, P, C] -> [R, P, P, width]."""
 
     count: int
     width: int
@@ -93,37 +99,48 @@ class Convs(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool, valid: Array | None) -> Array:
-        """valid: [R] bool, the rows that count in batch statistics; None: all."""
+        """Applies the layers to x, the features of the regions.
+
+        valid: [R] bool, the regions that count in batch statistics; None for all.
+        """
         for i in range(1, self.count + 1):
-            options = {"use_bias": self.norm_kind == "none", "kernel_init": KAIMING}
-            options |= {"padding": 1, "dtype": self.dtype, "name": f"conv{i}"}
-            x = nn.Conv(self.width, (3, 3), **options)(x)
+            x = nn.Conv(
+                self.width,
+                (3, 3),
+                padding=1,
+                use_bias=self.norm_kind == "none",
+                kernel_init=KAIMING,
+                dtype=self.dtype,
+                name=f"conv{i}",
+            )(x)
             if self.norm_kind == "layer":
                 x = layer_norm(self.dtype, f"norm{i}")(x)
             if self.norm_kind == "batch":
-                options = {"affine": True, "scale_init": nn.initializers.ones}
+                # One weight per position: padded regions must not shift the moments.
                 weights = None if valid is None else valid[:, None, None]  # [R, 1, 1]
-                x = self.norm(**options, name=f"norm{i}")(
-                    x, train=train, weights=weights
+                norm = self.norm(
+                    affine=True, scale_init=nn.initializers.ones, name=f"norm{i}"
                 )
+                x = norm(x, train=train, weights=weights)
             x = nn.relu(x)
         return x
 
 
 class BoxHead(nn.Module):
-    """Regions [R, P, P, C] -> scores of the classes and boxes, relative to the regions.
+    """Classifies regions [R, P, P, C] and predicts boxes relative to them.
 
-    Convolutions, then linear layers with ReLU on all places of a region, flattened as
-    (row, column, channel); torch has (channel, row, column), so its first kernel has to
-    be permuted. Without linear layers it is the mean over the places (form C4).
+    Convolutions come first, then linear layers with ReLUs on the flattened region. It
+    is flattened as (row, column, channel), in torch as (channel, row, column), so the
+    first linear kernel has to be permuted when weights are imported. Without linear
+    layers the features are averaged over the positions, as in the C4 models.
     """
 
     convs: int
     width: int  # of the convolutions
-    fcs: int
+    fcs: int  # number of linear layers before the predictions
     fc_width: int
     classes: int  # without the background
-    agnostic: bool  # one box for all classes
+    agnostic: bool  # one box per region instead of one per class
     norm_kind: str
     norm: Callable
     dtype: jnp.dtype
@@ -132,7 +149,8 @@ class BoxHead(nn.Module):
         super().__post_init__()
         check_name("model.box_head.norm_kind", self.norm_kind, NORMS)
         fields = {"convs": (self.convs, 0), "fcs": (self.fcs, 0)}
-        fields |= {"width": (self.width, min(self.convs, 1))}  # 0 where it is not used
+        # A width may be 0 if there are no layers that use it.
+        fields |= {"width": (self.width, min(self.convs, 1))}
         fields |= {"fc_width": (self.fc_width, min(self.fcs, 1))}
         check_counts("model.box_head", **fields, classes=(self.classes, 1))
 
@@ -140,33 +158,40 @@ class BoxHead(nn.Module):
     def __call__(
         self, outputs: dict, *, train: bool, regions: Array, valid: Array | None = None
     ) -> dict:
-        """class_logits [R, K + 1], the background last, and box_deltas, float32.
+        """Returns class_logits and box_deltas in float32.
 
-        valid: see Convs. box_deltas: [R, 4 K], by class, or [R, 4].
+        class_logits: [R, K + 1], the background last.
+        box_deltas: [R, 4 K], grouped by class, or [R, 4] if class-agnostic.
+        valid: see Convs.
         """
         settings = self.convs, self.width, self.norm_kind, self.norm, self.dtype
-        x = Convs(*settings, name="convs")(regions, train, valid)
+        x = Convs(*settings, name="convs")(regions, train, valid)  # [R, P, P, C]
         if self.fcs:
             x = x.reshape(len(x), -1)  # [R, P P C]
         else:
             x = x.astype(jnp.float32).mean(axis=(1, 2))  # [R, C]
+
+        def layer(width, name, kernel_init):
+            return dense(width, self.dtype, name, kernel_init=kernel_init)
+
         for i in range(1, self.fcs + 1):
-            fill = {"kernel_init": XAVIER_FILL}
-            x = nn.relu(dense(self.fc_width, self.dtype, f"fc{i}", **fill)(x))
-        boxes = 4 if self.agnostic else 4 * self.classes
-        settings = {"kernel_init": narrow(0.01)}
-        logits = dense(self.classes + 1, self.dtype, "logits", **settings)(x)
-        settings = {"kernel_init": narrow(0.001)}
-        deltas = dense(boxes, self.dtype, "deltas", **settings)(x)
-        predictions = {"class_logits": logits, "box_deltas": deltas}
-        return {name: value.astype(jnp.float32) for name, value in predictions.items()}
+            x = nn.relu(layer(self.fc_width, f"fc{i}", XAVIER_FILL)(x))
+        box_width = 4 if self.agnostic else 4 * self.classes
+        normal = nn.initializers.normal
+        logits = layer(self.classes + 1, "logits", normal(0.01))(x)
+        # Smaller still, so that the first predicted boxes are close to the regions.
+        deltas = layer(box_width, "deltas", normal(0.001))(x)
+        return {
+            "class_logits": logits.astype(jnp.float32),
+            "box_deltas": deltas.astype(jnp.float32),
+        }
 
 
 class MaskHead(nn.Module):
-    """Regions [R, P, P, C] -> a mask of each class of twice the side."""
+    """Predicts a mask per class, at twice the resolution of regions [R, P, P, C]."""
 
     convs: int
-    width: int  # of the convolutions, and of the deconvolution
+    width: int  # of the convolutions and the deconvolution
     classes: int
     norm_kind: str
     norm: Callable
@@ -182,11 +207,16 @@ class MaskHead(nn.Module):
     def __call__(
         self, outputs: dict, *, train: bool, regions: Array, valid: Array | None = None
     ) -> dict:
-        """mask_logits [R, 2 P, 2 P, K] float32; valid: see Convs."""
+        """Returns mask_logits [R, 2 P, 2 P, K] in float32; valid: see Convs."""
         settings = self.convs, self.width, self.norm_kind, self.norm, self.dtype
         x = Convs(*settings, name="convs")(regions, train, valid)
-        up = Deconv(self.width, MSRA_UP, ZEROS, self.dtype, name="deconv")
-        x = nn.relu(up(x))
-        settings = {"kernel_init": narrow(0.001), "dtype": self.dtype, "name": "logits"}
-        x = nn.Conv(self.classes, (1, 1), **settings)(x)
-        return {"mask_logits": x.astype(jnp.float32)}
+        upsample = Deconv(self.width, MSRA_UP, ZEROS, self.dtype, name="deconv")
+        x = nn.relu(upsample(x))  # [R, 2 P, 2 P, width]
+        predict = nn.Conv(
+            self.classes,
+            (1, 1),
+            kernel_init=nn.initializers.normal(0.001),
+            dtype=self.dtype,
+            name="logits",
+        )
+        return {"mask_logits": predict(x).astype(jnp.float32)}

@@ -1,4 +1,4 @@
-"""Initial values that flax has no name for."""
+"""Initializers that flax does not provide."""
 
 from collections.abc import Callable
 
@@ -7,11 +7,12 @@ import jax.numpy as jnp
 
 
 def torch_default(fan_in: int) -> Callable:
-    """U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)).
+    """Samples U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)).
 
-    So torch's linear layers and convolutions start, kernels and biases, unless the
-    network says otherwise.
+    This is torch's default for the kernels and biases of linear layers and
+    convolutions.
     """
+    # fan_in is an argument because the shape of a bias does not tell it.
     bound = fan_in**-0.5
 
     def init(key, shape, dtype=jnp.float32):

@@ -1,10 +1,10 @@
-"""Self-attention over the tokens of a map, in windows or not, and where they are.
+"""Self-attention over a map, global or in windows, with relative positions.
 
-Relative positions in two parts, rows and columns (MViTv2; ViTDet, Li et al., 2022): to
-the logit of a query and a key at (y, x) and (y', x') comes
-q . R_rows[y - y' + n - 1] + q . R_columns[x - x' + m - 1], with the query as it is,
-while its product with the key is divided by sqrt(d). Both terms are linear in q, so
-they go into longer queries and keys, and no bias of L x L numbers per head arises.
+Decomposed relative positions (MViTv2; ViTDet, Li et al., 2022) have one table for rows
+and one for columns. The logit of a query at (y, x) and a key at (y', x') gains
+q . R_rows[y - y' + n - 1] + q . R_columns[x - x' + m - 1]. Here q is not scaled, while
+its product with the key is divided by sqrt(d). Both terms are linear in q, so they can
+be computed with longer queries and keys, without a bias of L x L numbers per head.
 """
 
 import flax.linen as nn
@@ -23,35 +23,46 @@ RELATIVE = ("none", "decomposed", "bias")
 
 
 class Attention(nn.Module):
-    """[B, L, D] -> [B, L, D], L = (1 +) rows * columns, in windows or over all."""
+    """Global or windowed attention: [B, L, D] -> [B, L, D].
+
+    L = rows * columns, or one more with a class token.
+    """
 
     heads: int
-    window: int  # 0: none
-    relative: str
-    table_size: Size  # rows and columns that tables of relative positions are for
+    window: int  # side of the windows; 0 for global attention
+    relative: str  # one of RELATIVE
+    table_size: Size  # rows and columns that the relative position tables cover
     class_token: bool
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: Array, size: Size) -> Array:
-        """size: rows and columns of the patch tokens."""
+        """Attends among the tokens x; size: rows and columns of the patch tokens."""
         (b, length, width), side = x.shape, self.window
         if side:
-            x = padded(x.reshape(b, *size, width), side)  # [B, h, w, D]
-            whole, size = size, x.shape[1:3]
+            x = pad_to_windows(x.reshape(b, *size, width), side)  # [B, h, w, D]
+            padded_size = x.shape[1:3]
+        # Padding precedes the projection: its bias makes keys and values of padded
+        # tokens nonzero, and they are attended to, as in ViTDet.
         qkv = dense(3 * width, self.dtype, "qkv")(x)
         parts = jnp.split(qkv, 3, axis=-1)
         if not side:
-            mixed = joined(self.attend([by_head(y, self.heads) for y in parts], size))
-            return dense(width, self.dtype, "proj")(mixed)
-        parts = [windows.fold(y, side, self.heads) for y in parts]
-        # [B, W * heads, n, d] -> [B, h, w, D], without the padding [B, L, D]
-        mixed = windows.unfold(self.attend(parts, (side, side)), size, side)
-        mixed = mixed[:, : whole[0], : whole[1]].reshape(b, length, width)
-        return dense(width, self.dtype, "proj")(mixed)
+            heads = [by_head(y, self.heads) for y in parts]  # [B, heads, L, d] each
+            attended = joined(self.attend(heads, size))
+            return dense(width, self.dtype, "proj")(attended)
+        heads = [windows.fold(y, side, self.heads) for y in parts]
+        attended = self.attend(heads, (side, side))  # [B, W * heads, n, d]
+        attended = windows.unfold(attended, padded_size, side)  # [B, h, w, D]
+        rows, columns = size
+        attended = attended[:, :rows, :columns].reshape(b, length, width)
+        return dense(width, self.dtype, "proj")(attended)
 
     def attend(self, parts: list[Array], size: Size) -> Array:
-        """Queries, keys and values [B, N, L, d] -> [B, N, L, d]."""
+        """Attends with the configured positions.
+
+        parts: query, key and value, each [B, N, L, d], with N as in `folded`.
+        size: rows and columns of the L tokens.
+        """
         query, key, value = parts
         if self.relative == "decomposed":
             tables = [
@@ -59,20 +70,22 @@ class Attention(nn.Module):
                 for axis, n in zip("hw", self.table_size, strict=True)
             ]
             query, key = folded(query, key, tuple(tables), size)
-        bias = self.bias() if self.relative == "bias" else None
+        bias = self.position_bias() if self.relative == "bias" else None
         return attend(query, key, value, bias=bias)[0]
 
-    def bias(self) -> Array:
-        """[heads, L, L] from a table of this block."""
+    def position_bias(self) -> Array:
+        """Returns the bias [heads, L, L] from this block's table."""
         rows, columns = self.table_size
+        # The three extra rows are for pairs with the class token.
         offsets = (2 * rows - 1) * (2 * columns - 1) + 3 * self.class_token
         table = self.param("relative_bias", ZEROS, (offsets, self.heads))
-        options = {"class_token": self.class_token}
-        return positions.relative_bias(table, self.table_size, **options)
+        return positions.relative_bias(
+            table, self.table_size, class_token=self.class_token
+        )
 
 
-def padded(x: Array, side: int) -> Array:
-    """[B, h, w, D] with zeros below and to the right, up to multiples of `side`."""
+def pad_to_windows(x: Array, side: int) -> Array:
+    """Pads x [B, h, w, D] below and to the right with zeros to multiples of `side`."""
     h, w = x.shape[1:3]
     return jnp.pad(x, ((0, 0), (0, -h % side), (0, -w % side), (0, 0)))
 
@@ -80,43 +93,53 @@ def padded(x: Array, side: int) -> Array:
 def folded(
     query: Array, key: Array, tables: tuple[Array, Array], size: Size
 ) -> tuple[Array, Array]:
-    """Queries and keys for attention.attend that hold their positions.
+    """Extends queries and keys so that their product includes relative positions.
 
-    query, key: [B, N, L, d], L = rows * columns of `size`; N: heads, or windows and
-    heads. tables: of rows and of columns, each [2 n - 1, d] for any n, resampled to
-    what `size` needs. Returns [B, N, L, d + rows + columns] twice, in query's dtype.
+    query, key: [B, N, L, d], L = rows * columns of `size`; N is the number of heads,
+        or of windows times heads.
+    tables: the tables of rows and of columns, each [2 n - 1, d]; n may differ from
+        `size`, as they are resampled.
+
+    Returns the query and the key for attention.attend, each
+    [B, N, L, d + rows + columns] in its dtype.
     """
     (b, n, length, d), (h, w) = query.shape, size
-    cells = query.reshape(b, n, h, w, d)
-    options = {"preferred_element_type": jnp.float32}
-    row, column = (
-        by_offset(table, side).astype(query.dtype)
+    query_map = query.reshape(b, n, h, w, d)
+    row_table, column_table = (
+        expand_offsets(table, side).astype(query.dtype)
         for table, side in zip(tables, size, strict=True)
-    )  # [d, h, h] and [d, w, w], query and key
-    row = jnp.einsum("bnhwd,dhk->bnhwk", cells, row, **options)
-    column = jnp.einsum("bnhwd,dwk->bnhwk", cells, column, **options)
-    parts = [cells.astype(jnp.float32) * d**-0.5, row, column]
-    long = jnp.concatenate(parts, axis=-1).reshape(b, n, length, -1)
-    # attend divides by the root of the new length, which is not ours to divide by.
-    long = (long * long.shape[-1] ** 0.5).astype(query.dtype)
-    place = jnp.asarray(places(size), key.dtype)
-    place = jnp.broadcast_to(place, (b, n, *place.shape))
-    return long, jnp.concatenate([key, place], axis=-1)
+    )  # [d, h, h] and [d, w, w], query before key
+    # q . R for every row, or column, that a key can be in.
+    row_logits = jnp.einsum(
+        "bnhwd,dhk->bnhwk", query_map, row_table, preferred_element_type=jnp.float32
+    )
+    column_logits = jnp.einsum(
+        "bnhwd,dwk->bnhwk", query_map, column_table, preferred_element_type=jnp.float32
+    )
+    parts = [query_map.astype(jnp.float32) * d**-0.5, row_logits, column_logits]
+    long_query = jnp.concatenate(parts, axis=-1).reshape(b, n, length, -1)
+    # attend will divide by the square root of the extended length; undo that here.
+    long_query = (long_query * long_query.shape[-1] ** 0.5).astype(query.dtype)
+    # A key selects the logits of its row and column.
+    one_hot = jnp.asarray(one_hot_positions(size), key.dtype)
+    one_hot = jnp.broadcast_to(one_hot, (b, n, *one_hot.shape))
+    return long_query, jnp.concatenate([key, one_hot], axis=-1)
 
 
-def by_offset(table: Array, side: int) -> Array:
-    """[2 n - 1, d] -> [d, side, side], R[query - key + side - 1], float32.
+def expand_offsets(table: Array, side: int) -> Array:
+    """Looks up R[query - key + side - 1]: [2 n - 1, d] -> [d, side, side] float32.
 
-    Where n is not `side` the table is resampled, linear between half-pixel centres.
+    A table for another n is resampled linearly between half-pixel centres.
     """
-    wanted = 2 * side - 1, table.shape[1]
-    if table.shape != wanted:
-        table = jax.image.resize(table, wanted, "linear", antialias=False)
+    shape = 2 * side - 1, table.shape[1]
+    if table.shape != shape:
+        table = jax.image.resize(table, shape, "linear", antialias=False)
+    # The channels take the place of the heads, in a grid of a single column.
     return positions.relative_bias(table, (side, 1), class_token=False)
 
 
-def places(size: Size) -> np.ndarray:
-    """[L, rows + columns]: ones at the row and at the column of each token."""
+def one_hot_positions(size: Size) -> np.ndarray:
+    """Returns [L, rows + columns], with ones at each token's row and column."""
     h, w = size
     rows, columns = np.divmod(np.arange(h * w), w)
     return np.concatenate([np.eye(h)[rows], np.eye(w)[columns]], axis=1)

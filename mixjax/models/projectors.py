@@ -1,8 +1,8 @@
-"""Projectors: what is put on features for a contrastive loss and discarded later.
+"""Projectors: heads that the loss of a pre-training needs and fine-tuning discards.
 
-Projector and Predictor are the heads of siamese methods: linear layers as torch starts
-them, ReLU between, batch norms where the config says so. As widths, hidden_norm,
-hidden_bias, last_bias, last_norm:
+Projector and Predictor are the heads of siamese methods: linear layers with torch's
+default initialization, ReLUs between them, and batch norms as configured. The methods'
+values of widths, hidden_norm, hidden_bias, last_bias, last_norm are:
   MoCo                          (128,), any, any, True, "none"
   MoCo v2                       (2048, 128), False, True, True, "none"
   SimCLR, W-MSE, BYOL, SwAV     (1024, 64), True, True, True, "affine" or "none"
@@ -26,12 +26,9 @@ LAST_NORMS = ("none", "affine", "plain")
 
 
 class TokenProjector(nn.Module):
-    """Tokens [..., D] -> projected [..., width]: linear, GELU, linear, no norm.
+    """Tokens [..., D] -> projected [..., width], float32: linear, GELU, linear."""
 
-    hidden: the width between, 0 for D.
-    """
-
-    hidden: int
+    hidden: int  # width of the hidden layer; 0 for D
     width: int
     dtype: jnp.dtype
 
@@ -43,7 +40,11 @@ class TokenProjector(nn.Module):
         train: bool,
         read: Callable = lambda x: x["tokens"][:, 1:],
     ) -> dict:
-        """read: outputs so far -> the tokens to project."""
+        """Projects tokens.
+
+        read: outputs so far -> the tokens to project; by default all except the class
+            token.
+        """
         x = read(inputs)
         x = gelu(dense(self.hidden or x.shape[-1], self.dtype, "fc1")(x))
         x = dense(self.width, self.dtype, "fc2")(x)
@@ -53,14 +54,15 @@ class TokenProjector(nn.Module):
 class Projector(nn.Module):
     """Features [..., D] -> projection [..., widths[-1]], float32."""
 
-    widths: tuple[int, ...]  # of the layers, one after the other
+    widths: tuple[int, ...]  # of the layers, in order
     hidden_norm: bool  # a batch norm before every ReLU
     hidden_bias: bool
     last_bias: bool
-    last_norm: str  # after the last layer; "plain": without scale and bias
+    last_norm: str  # after the last layer; "plain" has no scale and bias
     norm: Callable  # see norms.make_norm
     dtype: jnp.dtype
 
+    # Keys of the input and the output; no annotation, or linen would make them fields.
     reads, gives = "features", "projection"
 
     def __post_init__(self):
@@ -68,27 +70,33 @@ class Projector(nn.Module):
         section = f"model.{type(self).__name__.lower()}"
         check_name(f"{section}.last_norm", self.last_norm, LAST_NORMS)
         if not self.widths:
-            raise UsageError(f"{section}.widths={self.widths} has no layer.")
+            raise UsageError(f"{section}.widths={self.widths} has no layers.")
 
     @nn.compact
     def __call__(
         self, inputs: dict, *, train: bool, read: Callable | None = None
     ) -> dict:
-        """read: outputs so far -> what to project instead of the features."""
+        """Projects the features.
+
+        read: outputs so far -> the array to project instead of inputs[reads].
+        """
         x = inputs[self.reads] if read is None else read(inputs)
         *hidden, last = self.widths
         for i, width in enumerate(hidden, start=1):
             x = linear(width, x.shape[-1], self.hidden_bias, self.dtype, f"fc{i}")(x)
-            x = nn.relu(self.normed(x, self.hidden_norm, True, f"bn{i}", train))
-        i, affine = len(self.widths), self.last_norm == "affine"
+            if self.hidden_norm:
+                x = self.normalize(x, True, f"bn{i}", train)
+            x = nn.relu(x)
+        i = len(self.widths)
         x = linear(last, x.shape[-1], self.last_bias, self.dtype, f"fc{i}")(x)
+        # Before the norm, so that its output is not rounded to the layers' dtype.
         x = x.astype(jnp.float32)
-        x = self.normed(x, self.last_norm != "none", affine, f"bn{i}", train)
+        if self.last_norm != "none":
+            x = self.normalize(x, self.last_norm == "affine", f"bn{i}", train)
         return {self.gives: x}
 
-    def normed(self, x: Array, wanted: bool, affine: bool, name: str, train: bool):
-        if not wanted:
-            return x
+    def normalize(self, x: Array, affine: bool, name: str, train: bool) -> Array:
+        """Applies a batch norm, with a scale that starts at one if it is affine."""
         ones = nn.initializers.ones
         return self.norm(affine=affine, scale_init=ones, name=name)(x, train=train)
 
@@ -102,8 +110,8 @@ class Predictor(Projector):
 class RegionProjector(nn.Module):
     """A map [B, h, w, D] -> region_map [B, h, w, width], float32.
 
-    One linear layer with bias at every place, that is, a 1x1 convolution; it starts as
-    torch's. For regions of mixtures (Lam's mix-ssl).
+    A 1x1 convolution with bias and torch's default initialization. It is for losses on
+    the regions of mixtures (Lam's mix-ssl).
     """
 
     width: int
@@ -116,31 +124,39 @@ class RegionProjector(nn.Module):
                 "model.region_projector needs an encoder with a map, such as resnet."
             )
         x = inputs["map"]
+        # A linear layer on the channels of each position is the 1x1 convolution.
         x = linear(self.width, x.shape[-1], True, self.dtype, "fc")(x)
         return {"region_map": x.astype(jnp.float32)}
 
 
 def linear(width: int, fan_in: int, bias: bool, dtype: jnp.dtype, name: str):
-    """A linear layer that starts as torch's."""
+    """Makes a linear layer with torch's default initialization."""
     init = torch_default(fan_in)
-    options = {"kernel_init": init, "bias_init": init, "dtype": dtype, "name": name}
-    return nn.Dense(width, use_bias=bias, **options)
+    return nn.Dense(
+        width,
+        use_bias=bias,
+        kernel_init=init,
+        bias_init=init,
+        dtype=dtype,
+        name=name,
+    )
 
 
 def unit(x: Array, axis: int) -> Array:
-    """x / max(norm of x along `axis`, 1e-12), in float32."""
+    """Returns x / max(norm of x along `axis`, 1e-12) in float32."""
     x = x.astype(jnp.float32)
     square = jnp.square(x).sum(axis=axis, keepdims=True)
-    # Of a vector of zeros the norm has no gradient; this has.
+    # The norm has no gradient at zero; the root of a clipped square does.
     return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
 class Prototypes(nn.Module):
-    """SwAV's: projection [B, d] -> scores [B, K], cosines with K learned directions.
+    """SwAV's prototypes: projection [B, d] -> scores [B, K].
 
-    Also gives embedding [B, d], the unit projection, and prototypes [d, K], the kernel
-    itself. It starts as torch's linear layer with columns scaled to length 1; to keep
-    that length after updates is the method's part. All float32.
+    The scores are cosines with K learned directions. Also returns embedding [B, d], the
+    projection scaled to length 1, and prototypes [d, K], the kernel. All are float32.
+    The kernel starts as torch's linear layer with columns scaled to length 1; the
+    method is responsible for keeping that length after updates.
     """
 
     count: int  # K
@@ -148,7 +164,10 @@ class Prototypes(nn.Module):
     @nn.compact
     def __call__(self, inputs: dict, *, train: bool) -> dict:
         z = unit(inputs["projection"], -1)
-        start = torch_default(z.shape[-1])
-        init = lambda *arguments: unit(start(*arguments), 0)
+        init_linear = torch_default(z.shape[-1])
+
+        def init(key, shape):
+            return unit(init_linear(key, shape), 0)
+
         kernel = self.param("kernel", init, (z.shape[-1], self.count))
         return {"embedding": z, "scores": z @ kernel, "prototypes": kernel}

@@ -300,13 +300,29 @@ def test_a_detector_of_form_c4(precision):
 @pytest.mark.parametrize(
     "make, fields, message",
     [
-        (RPNHead, RPN | {"anchors": 0}, r"model\.rpn_head\.anchors=0 must be 1 up\."),
+        (
+            RPNHead,
+            RPN | {"anchors": 0},
+            r"model\.rpn_head\.anchors=0 must be at least 1\.",
+        ),
         (BoxHead, BOX | {"norm_kind": "lay"}, r"model\.box_head\.norm_kind .*'layer'"),
-        (BoxHead, BOX | {"width": 0}, r"model\.box_head\.width=0 must be 1 up\."),
-        (BoxHead, BOX | {"fc_width": 0}, r"model\.box_head\.fc_width=0 must be 1"),
-        (BoxHead, BOX | {"convs": -1}, r"model\.box_head\.convs=-1 must be 0 up\."),
+        (BoxHead, BOX | {"width": 0}, r"model\.box_head\.width=0 must be at least 1\."),
+        (
+            BoxHead,
+            BOX | {"fc_width": 0},
+            r"model\.box_head\.fc_width=0 must be at least 1\.",
+        ),
+        (
+            BoxHead,
+            BOX | {"convs": -1},
+            r"model\.box_head\.convs=-1 must be at least 0\.",
+        ),
         (MaskHead, MASK | {"norm_kind": "bn"}, r"model\.mask_head\.norm_kind 'bn'"),
-        (MaskHead, MASK | {"classes": 0}, r"model\.mask_head\.classes=0 must be 1"),
+        (
+            MaskHead,
+            MASK | {"classes": 0},
+            r"model\.mask_head\.classes=0 must be at least 1\.",
+        ),
     ],
 )
 def test_fields_that_make_no_sense(make, fields, message):
