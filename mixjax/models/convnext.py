@@ -117,7 +117,7 @@ class ConvNeXt(nn.Module):
     mlp_ratio: float
     layer_scale: float  # initial value of gamma
     drop_path: float  # of the last block; it rises linearly from 0 in the first
-    remat: str  # "block": the backward pass computes the insides of blocks again
+    remat: str  # "block": the backward pass recomputes the inside of each block
     dtype: jnp.dtype
 
     def __post_init__(self):

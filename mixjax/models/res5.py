@@ -32,7 +32,7 @@ class Res5(nn.Module):
     layers: int  # blocks, of which the first has stride 2
     width: int  # of the 3x3 convolutions
     extra_norm: bool
-    remat: str  # "block": the backward pass computes the insides of blocks again
+    remat: str  # "block": the backward pass recomputes the inside of each block
     norm: Callable  # see norms.make_norm
     dtype: jnp.dtype
 
@@ -41,7 +41,7 @@ class Res5(nn.Module):
         check_name("model.res5.block", self.block, ["basic", "bottleneck"])
         check_name("model.res5.remat", self.remat, ["none", "block"])
         if self.layers < 1:
-            raise UsageError(f"model.res5.layers={self.layers} must be 1 up.")
+            raise UsageError(f"model.res5.layers={self.layers} must be at least 1.")
 
     @nn.compact
     def __call__(

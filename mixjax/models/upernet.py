@@ -104,7 +104,7 @@ class UperHead(nn.Module):
     classes: int
     dropout: float  # the share of channels that an image loses in training
     scales: tuple[int, ...]  # bins of the pooled maps, by side
-    remat: bool  # the backward pass makes the input of the widest layer again
+    remat: bool  # the backward pass recomputes the input of the widest layer
     norm: Callable  # see norms.make_norm
     dtype: jnp.dtype
 
@@ -172,8 +172,8 @@ class FCNHead(nn.Module):
 
 
 def check(part: str, classes: int, dropout: float) -> None:
-    """UsageError for a head without classes or a share that is none."""
+    """Raises UsageError for a head without classes or a dropout outside [0, 1)."""
     if classes < 1:
-        raise UsageError(f"model.{part}.classes={classes} must be 1 up.")
+        raise UsageError(f"model.{part}.classes={classes} must be at least 1.")
     if not 0 <= dropout < 1:
         raise UsageError(f"model.{part}.dropout={dropout} must be from 0 to below 1.")

@@ -335,7 +335,7 @@ def test_fields_that_make_no_sense(make, fields, message):
     [
         ("block", "basics", r"model\.res5\.block 'basics' .*'basic'"),
         ("remat", "all", r"model\.res5\.remat 'all'"),
-        ("layers", 0, r"model\.res5\.layers=0 must be 1 up\."),
+        ("layers", 0, r"model\.res5\.layers=0 must be at least 1\."),
     ],
 )
 def test_fields_of_res5(field, value, message):
