@@ -1,9 +1,9 @@
-"""Maps of several sizes from those of one: what dense heads stand on.
+"""Feature pyramids: the maps of several strides that dense heads read.
 
-SimplePyramid is ViTDet's (Li et al., 2022), from one map; Neck that of UperNet and of
-mmdetection's detectors on a plain transformer, from four of one size; FPN the feature
-pyramid (Lin et al., 2017) in mmdetection's form. A level is numbered by its stride: p4
-has 2^4 pixels from one place to the next. Maps come out in `dtype`.
+SimplePyramid (ViTDet, Li et al., 2022) builds them from one map. Neck builds them from
+four maps of one size, as UperNet and mmdetection's detectors do on a plain transformer.
+FPN (Lin et al., 2017) is the top-down feature pyramid as implemented in mmdetection.
+Levels are numbered by their stride: p4 has stride 2^4 = 16. All maps have type `dtype`.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ Array = jax.Array
 
 
 class Deconv(nn.Module):
-    """[B, h, w, C] -> [B, 2 h, 2 w, width]: every place becomes four.
+    """Doubles the resolution: [B, h, w, C] -> [B, 2 h, 2 w, width].
 
     A transposed convolution of side 2 and stride 2, with a bias; the kernel is
     [row, column, C, width], not flipped.
@@ -44,30 +44,30 @@ class Deconv(nn.Module):
 
 
 def deconv(width: int, dtype: jnp.dtype, name: str) -> Deconv:
-    """A Deconv that starts as torch's do."""
+    """Makes a Deconv with torch's default initialization."""
     init = torch_default(4 * width)
     return Deconv(width, init, init, dtype, name=name)
 
 
 def half_max(x: Array) -> Array:
-    """[B, h, w, C] -> [B, h // 2, w // 2, C], the largest of four."""
+    """Max pooling, 2x2: [B, h, w, C] -> [B, h // 2, w // 2, C]."""
     return nn.max_pool(x, (2, 2), strides=(2, 2))
 
 
 def every_other(x: Array) -> Array:
-    """[B, h, w, C] -> [B, ceil(h / 2), ceil(w / 2), C], the first of four."""
+    """Drops odd rows and columns: [B, h, w, C] -> [B, ceil(h / 2), ceil(w / 2), C]."""
     return x[:, ::2, ::2]
 
 
 def along_axes(x: Array, rows: np.ndarray, columns: np.ndarray) -> Array:
-    """[B, h, w, C] with matrices [h', h] and [w', w] -> [B, h', w', C]."""
+    """Multiplies [B, h, w, C] by [h', h] and [w', w] along its axes: [B, h', w', C]."""
     rows, columns = (jnp.asarray(m, x.dtype) for m in (rows, columns))
     high = jax.lax.Precision.HIGHEST  # a product with ones must not round
     return jnp.einsum("bhwc,ih,jw->bijc", x, rows, columns, precision=high)
 
 
 def nearest(x: Array, size: tuple[int, int]) -> Array:
-    """[B, h, w, C] -> [B, *size, C]: place i is that of floor(i h / h')."""
+    """Nearest-neighbour resize, row i from floor(i h / h'): -> [B, *size, C]."""
     pick = [
         np.arange(new)[:, None] * old // new == np.arange(old)
         for old, new in zip(x.shape[1:3], size, strict=True)
@@ -76,7 +76,7 @@ def nearest(x: Array, size: tuple[int, int]) -> Array:
 
 
 class Level(nn.Module):
-    """[B, h, w, C] -> [B, h, w, width]: a 1x1 and a 3x3 convolution, each normed."""
+    """Two convolutions, 1x1 and 3x3, with norms: [B, h, w, C] -> [B, h, w, width]."""
 
     width: int
     dtype: jnp.dtype
@@ -132,10 +132,10 @@ class Neck(nn.Module):
 
 
 class FPN(nn.Module):
-    """pyramid, fine to coarse -> one of as many maps of `width` and a coarser one.
+    """Pyramid, fine to coarse -> a pyramid of `width` with one coarser map appended.
 
-    From the coarsest down, a map's projection gains the coarser one's, enlarged; the
-    additional map is the last one, every other place of it.
+    Top-down: the projection of each map is added to the enlarged coarser one. The
+    additional map is the coarsest one, subsampled by 2.
     """
 
     width: int

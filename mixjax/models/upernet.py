@@ -1,8 +1,8 @@
 """Heads of semantic segmentation: UperNet (Xiao et al., 2018) and an auxiliary one.
 
-As mmsegmentation has them: convolutions without bias, each with a batch norm and ReLU;
-bilinear resizing between half-pixel centres; whole channels dropped before the last
-layer, which starts from N(0, 0.01). Logits are float32.
+As implemented in mmsegmentation: convolutions without bias, each followed by a batch
+norm and a ReLU; bilinear resizing with half-pixel centres; dropout of whole channels
+before the last layer, which is initialized from N(0, 0.01^2). Logits are float32.
 """
 
 from collections.abc import Callable
@@ -21,10 +21,10 @@ Array = jax.Array
 
 
 def bins(cells: int, count: int) -> np.ndarray:
-    """[count, cells]: the means over `count` bins, torch's adaptive pooling.
+    """Returns the matrix [count, cells] of torch's adaptive average pooling.
 
-    Bin i holds the cells from floor(i n / s) up to ceil((i + 1) n / s): bins overlap
-    where their number does not divide that of the cells.
+    Bin i averages the cells floor(i n / s) to ceil((i + 1) n / s) - 1, so bins overlap
+    if their number does not divide the number of cells.
     """
     i, cell = np.arange(count)[:, None], np.arange(cells)
     inside = (cell >= i * cells // count) & (cell < -(-(i + 1) * cells // count))
@@ -32,7 +32,7 @@ def bins(cells: int, count: int) -> np.ndarray:
 
 
 def resized(x: Array, like: Array) -> Array:
-    """[B, h, w, C] -> the rows and columns of another map."""
+    """Bilinear resize of [B, h, w, C] to the height and width of another map."""
     shape = (len(x), *like.shape[1:3], x.shape[-1])
     return jax.image.resize(x, shape, "linear", antialias=False)
 
@@ -54,7 +54,7 @@ class Unit(nn.Module):
 
 
 class Pool(nn.Module):
-    """The means of scale x scale bins, projected, as a map of x's size again."""
+    """Average-pools x to scale x scale bins, projects them and resizes them back."""
 
     scale: int
     width: int
@@ -69,7 +69,7 @@ class Pool(nn.Module):
 
 
 class Fuse(nn.Module):
-    """Maps, all enlarged to the first, to one [B, h, w, width]."""
+    """Resizes all maps to the first one's size and fuses them: [B, h, w, width]."""
 
     width: int
     norm: Callable
@@ -77,13 +77,13 @@ class Fuse(nn.Module):
 
     @nn.compact
     def __call__(self, maps: list[Array], train: bool) -> Array:
-        """train is positional, as jax.checkpoint wants what is not an array."""
+        """`train` is positional: jax.checkpoint marks static arguments by position."""
         x = jnp.concatenate([resized(y, maps[0]) for y in maps], axis=-1)
         return Unit(self.width, 3, self.norm, self.dtype, name="unit")(x, train)
 
 
 class Classes(nn.Module):
-    """[B, h, w, C] -> logits [B, h, w, classes] float32, after dropping channels."""
+    """Channel dropout, then the last layer: [B, h, w, C] -> [B, h, w, classes]."""
 
     classes: int
     dropout: float
@@ -98,12 +98,12 @@ class Classes(nn.Module):
 
 
 class UperHead(nn.Module):
-    """pyramid, fine to coarse -> logits [B, h, w, classes] of the finest map's size."""
+    """Pyramid, fine to coarse -> logits [B, h, w, classes] at the finest map's size."""
 
     width: int
     classes: int
-    dropout: float  # the share of channels that an image loses in training
-    scales: tuple[int, ...]  # bins of the pooled maps, by side
+    dropout: float  # the probability that a channel of an image is dropped
+    scales: tuple[int, ...]  # side of each pooled map, in bins
     remat: bool  # the backward pass recomputes the input of the widest layer
     norm: Callable  # see norms.make_norm
     dtype: jnp.dtype
@@ -144,7 +144,7 @@ class UperHead(nn.Module):
 
 
 class FCNHead(nn.Module):
-    """One of `maps` [B, h, w, D] -> aux_logits [B, h, w, classes]."""
+    """Auxiliary head: one of `maps` [B, h, w, D] -> aux_logits [B, h, w, classes]."""
 
     map: int  # which of the maps, from 0
     width: int

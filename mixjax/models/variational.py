@@ -1,4 +1,4 @@
-"""The variational network of CLUB: a Gaussian over latents, predicted from inputs."""
+"""CLUB's variational network: predicts a Gaussian over latents from inputs."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ Array = jax.Array
 
 
 def leaky_relu(x: Array) -> Array:
-    """Slope 0.01 below zero."""
+    """Leaky ReLU with slope 0.01 below zero."""
     return nn.leaky_relu(x, 0.01)
 
 
@@ -25,11 +25,11 @@ VARIANCES = {"relu_floor": nn.relu, "softplus": nn.softplus}
 class Variational(nn.Module):
     """Inputs [..., Dx] -> mean and variance [..., D] of q(z|x) (MI-MAE, section 4.2).
 
-    Two branches, each three linear layers with a GELU after the first; `hidden` is
-    their width, 0 for that of the latent. The mean ends in `mean_act`, as the paper's
-    in a leaky ReLU; the variance in `variance_act` plus `floor`: with the paper's bare
-    ReLU it could be 0, and its logarithm not finite. The last bias of the variance
-    starts at 1. Float32 throughout: likelihoods are differences of large numbers.
+    Two branches of three linear layers each, with a GELU after the first; `hidden` is
+    their width, 0 for the latent's. The mean ends in `mean_act`, a leaky ReLU in the
+    paper, and the variance in `variance_act` plus `floor`. With the paper's ReLU alone
+    the variance could be 0 and its logarithm infinite. The variance's last bias starts
+    at 1. Everything is float32, because likelihoods are differences of large numbers.
     """
 
     hidden: int
@@ -52,7 +52,7 @@ class Variational(nn.Module):
 
 
 class Branch(nn.Module):
-    """[..., Dx] -> [..., width]; `bias` is where the last one starts."""
+    """[..., Dx] -> [..., width]; `bias` is the initial value of the last bias."""
 
     hidden: int
     width: int

@@ -1,15 +1,15 @@
-"""The vision transformer of dense tasks: maps of several blocks, no final norm.
+"""The vision transformer for dense tasks: maps from several blocks, no final norm.
 
-The blocks and the names of their parameters are those of vit.py, so that weights come
-over from a pre-training. What differs serves large images: the table of positions keeps
-the grid of the pre-training and is resampled in the forward pass; attention may stay
-inside windows in most blocks (ViTDet, Li et al., 2022); relative positions are none,
-decomposed (ViTDet) or a bias of every block (BEiT, and mmsegmentation's MAE); residual
-branches may have scales that start at 1 (mmsegmentation's MAE).
+Blocks and parameter names are those of vit.py, so that pre-trained weights fit. The
+differences are for large images. The position table keeps the pre-training grid and is
+resampled in the forward pass. Attention can be limited to windows in most blocks
+(ViTDet, Li et al., 2022). Relative positions are absent, decomposed (ViTDet) or a bias
+per block (BEiT, and mmsegmentation's MAE). Residual branches can have scales that start
+at 1 (mmsegmentation's MAE).
 
-A map that windows do not fill is padded with zeros after the norm. The padding's
-queries, keys and values are thus the biases of their projections, and nothing masks
-them, as in detectron2. Kernels start as in vit.py and not as in ViTDet.
+A map that windows do not tile is padded with zeros after the norm. The queries, keys
+and values of the padding are therefore the biases of their projections, and they are
+not masked, as in detectron2. Kernels are initialized as in vit.py, not as in ViTDet.
 """
 
 import functools
@@ -48,7 +48,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, size: Size, drop: Callable) -> Array:
-        """size: see Attention. drop: (branch, y) -> y, of stochastic depth."""
+        """size: see Attention. drop: (branch, y) -> y, stochastic depth."""
         y = self.attention(name="attn")(layer_norm(self.dtype, "norm1")(x), size)
         x = x + drop(0, self.scaled(1, y))
         mlp = Mlp(self.mlp_ratio, (XAVIER, XAVIER), self.dtype, name="mlp")
@@ -92,7 +92,7 @@ class ViTDense(nn.Module):
         self.check_together()
 
     def check_together(self) -> None:
-        """UsageError for choices that exclude each other."""
+        """Raises UsageError for settings that exclude each other."""
         if self.window and self.relative == "bias":
             raise UsageError(
                 f"model.encoder.window={self.window} does not go with "
@@ -109,7 +109,7 @@ class ViTDense(nn.Module):
 
     @property
     def any_size(self) -> bool:
-        """A bias is for one grid; all other positions are resampled."""
+        """Whether any image size works; only a bias fits no grid but its own."""
         return self.relative != "bias"
 
     @property
@@ -117,7 +117,7 @@ class ViTDense(nn.Module):
         return self.image_size[0] // self.patch, self.image_size[1] // self.patch
 
     def embed(self, images: Array, grid: Size) -> Array:
-        """[B, H, W, C] -> [B, L, D] float32 with positions and the class token."""
+        """Patches, positions and the class token: [B, H, W, C] -> float32 [B, L, D]."""
         inits = XAVIER, torch_default(self.patch**2 * self.channels)
         embed = PatchEmbed(
             self.patch, self.width, *inits, self.dtype, name="patch_embed"
@@ -145,9 +145,9 @@ class ViTDense(nn.Module):
     def __call__(self, inputs: dict, *, train: bool) -> dict:
         """Encodes inputs["images"], of any size that `any_size` allows.
 
-        Returns maps, a tuple of [B, h, w, D] after the blocks of `taps`, map, the one
-        after the last block, and features [B, D], its mean; all float32, class token
-        left out.
+        Returns maps, a tuple of [B, h, w, D] from the blocks in `taps`; map, the last
+        block's; and features [B, D], the mean of map. All are float32 and without the
+        class token.
         """
         images = inputs["images"]
         check_patches(images.shape[1:3], self.patch)
@@ -172,7 +172,7 @@ class ViTDense(nn.Module):
 
 
 def check_layers(field: str, layers: tuple[int, ...], depth: int) -> None:
-    """UsageError unless the numbers are those of blocks."""
+    """Raises UsageError unless every number is that of a block."""
     for layer in layers:
         if not 0 <= layer < depth:
             raise UsageError(

@@ -1,4 +1,4 @@
-"""Windows of a map: cutting it, shifting them, and the sizes that they fill."""
+"""Attention windows: partitioning a map, shifting, and the sizes that windows fill."""
 
 import itertools
 from collections.abc import Iterable
@@ -15,10 +15,10 @@ FAR = -100.0  # added to the logits of tokens that only the shift brought togeth
 
 
 def fold(x: Array, window: int, heads: int) -> Array:
-    """[B, h, w, D] -> [B, W * heads, n, d], n = window * window tokens of a window.
+    """Partitions [B, h, w, D] into windows, [B, W * heads, n, d] with n = window^2.
 
-    The windows, row by row, stand beside the heads and not in the batch: then a bias
-    for each is broadcast over the examples, and the batch stays cut as it was.
+    Windows, in row-major order, share an axis with the heads rather than the batch. A
+    bias per window is then broadcast over examples, and the batch keeps its sharding.
     """
     b, h, w, d = x.shape
     x = x.reshape(b, h // window, window, w // window, window, heads, d // heads)
@@ -34,10 +34,10 @@ def unfold(x: Array, size: Size, window: int) -> Array:
 
 
 def shift_bias(size: Size, window: int, shift: int) -> Array:
-    """[W, 1, n, n]: FAR for two tokens of a shifted window that are no neighbours.
+    """Returns [W, 1, n, n], FAR for pairs of tokens that a shift made share a window.
 
-    Rolling the map by -shift brings its first `shift` rows and columns to its end;
-    they share windows with tokens from the other side.
+    Rolling the map by -shift moves its first `shift` rows and columns to the end, into
+    windows with tokens from the opposite side; those must not attend to each other.
     """
     h, w = size
     rolled = 2 * (np.arange(h)[:, None] >= h - shift) + (np.arange(w) >= w - shift)
@@ -47,7 +47,7 @@ def shift_bias(size: Size, window: int, shift: int) -> Array:
 
 
 def in_map(size: Size, window: int) -> tuple[int, int]:
-    """Side and shift of the windows in a map; one that is no larger is not cut."""
+    """Returns the side and shift of a map's windows; a small map is one window."""
     if min(size) <= window:
         return min(size), 0
     return window, window // 2
@@ -57,7 +57,7 @@ def in_map(size: Size, window: int) -> tuple[int, int]:
 
 
 def fill(image_size: Size, patch: int, stages: int, window: int) -> bool:
-    """Whether the map of every stage, half the one before, is whole windows."""
+    """Whether windows tile the map of every stage, each half as large as the last."""
     unit = patch * 2 ** (stages - 1)
     if window < 1 or any(side % unit or side < unit for side in image_size):
         return False
@@ -67,7 +67,7 @@ def fill(image_size: Size, patch: int, stages: int, window: int) -> bool:
 
 
 def check(image_size: Size, patch: int, stages: int, window: int) -> None:
-    """UsageError with the nearest sizes and windows unless they fill every map."""
+    """Raises UsageError, with the nearest sizes, unless windows tile every map."""
     size = tuple(image_size)
     if fill(size, patch, stages, window):
         return
