@@ -51,7 +51,10 @@ def wait_for(process, word: str) -> str:
 
 
 def finish(process) -> str:
-    text, _ = process.communicate(timeout=300)
+    try:
+        text, _ = process.communicate(timeout=300)
+    finally:
+        process.kill()
     assert process.returncode == errors.DONE, text
     return text
 

@@ -27,6 +27,12 @@ SLURM = {
 GIVEN = {"coordinator": "10.0.0.1:99", "processes": "4", "process": "3"}
 
 
+@pytest.fixture(autouse=True)
+def no_process_outlives_its_test():
+    yield
+    several_processes.stop()
+
+
 @pytest.mark.parametrize(
     "flags, environment, how",
     [

@@ -37,7 +37,9 @@ def name(path: Path) -> str:
 
 @pytest.fixture
 def fake(tmp_path):
-    return Standins(tmp_path)
+    standins = Standins(tmp_path)
+    yield standins
+    standins.stop()
 
 
 @pytest.fixture
@@ -330,6 +332,7 @@ def test_ctrl_c_reaches_each_process_once(fake, workdir):
         env=fake.env,
         **dict.fromkeys(("stdin", "stdout", "stderr"), inside),
     )
+    fake.started.append(process)
     os.close(inside)
     wait_for(lambda: fake.calls("python"))
     os.write(terminal, b"\x03")

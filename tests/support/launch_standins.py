@@ -49,7 +49,7 @@ for pattern, replies in answers.items():
 
 # Does as plan.json says for its number and the how manieth start of it this is:
 # an exit code; "wait" for TERM, then 75; "deaf" to TERM; "crash", also of what started
-# it; or [CODE, STEP], which leaves a checkpoint first.
+# it; or [CODE, STEP], which leaves a checkpoint first. All end once the test is over.
 PYTHON = (
     RECORD
     + """
@@ -72,8 +72,13 @@ if "--process=" in " ".join(argv):  # all are under way before the first one end
     while not all(os.path.exists(here + "/starts." + i) for i in plans):
         time.sleep(.02)
 todo = plan[min(starts, len(plan) - 1)]
+def end_with_the_test():
+    if os.path.exists(here + "/over") or not os.path.exists(here): sys.exit(0)
+end_with_the_test()
 if todo in ("wait", "deaf"):
-    while not got or todo == "deaf": time.sleep(.02)
+    while not got or todo == "deaf":
+        end_with_the_test()
+        time.sleep(.02)
     time.sleep(.1)
     open(here + "/signals." + number, "w").write(" ".join(got))
     sys.exit(75)
@@ -109,6 +114,7 @@ class Standins:
 
     def __init__(self, folder: Path):
         self.folder, self.home = folder / "bin", folder / "home"
+        self.started: list[subprocess.Popen] = []
         self.folder.mkdir()
         self.home.mkdir()
         for name in TOOLS:
@@ -145,7 +151,7 @@ class Standins:
         return [str(LAUNCH / script), *map(str, args)]
 
     def start(self, script: str, *args, env=None, **more) -> subprocess.Popen:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self.command(script, *args),
             env=self.env | (env or {}),
             stdout=subprocess.PIPE,
@@ -154,6 +160,18 @@ class Standins:
             text=True,
             **more,
         )
+        self.started.append(process)
+        return process
+
+    def stop(self) -> None:
+        """Ends whatever a test that failed has left running."""
+        (self.folder / "over").touch()  # the stand-ins end, and scripts with them
+        for process in self.started:
+            with process:  # closes its pipes
+                try:
+                    process.wait(timeout=10)
+                except subprocess.TimeoutExpired:
+                    process.kill()
 
     def run(self, script: str, *args, env=None, **more) -> subprocess.CompletedProcess:
         return subprocess.run(

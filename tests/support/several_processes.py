@@ -8,6 +8,8 @@ import sys
 from tests.conftest import QUICK
 from tests.support import tiny
 
+STARTED: list[subprocess.Popen] = []  # that nobody has waited for yet
+
 
 def free_port() -> int:
     """A port that nobody listens to now."""
@@ -26,20 +28,28 @@ def start(workdir, flags: list[str], count: int, devices: int = 1) -> list:
     command = [sys.executable, "-m", "mixjax.main", *flags, f"--workdir={workdir}"]
     if count > 1:
         command += [f"--coordinator=127.0.0.1:{free_port()}", f"--processes={count}"]
-    found = []
+    processes = []
     for number in range(count):
         place = [f"--process={number}"] if count > 1 else []
         with open(output(workdir, number), "w") as file:
-            found.append(
-                subprocess.Popen(
-                    [*command, *place],
-                    cwd=tiny.ROOT,
-                    env=environment,
-                    stdout=file,
-                    stderr=subprocess.STDOUT,
-                )
+            process = subprocess.Popen(
+                [*command, *place],
+                cwd=tiny.ROOT,
+                env=environment,
+                stdout=file,
+                stderr=subprocess.STDOUT,
             )
-    return found
+        STARTED.append(process)
+        processes.append(process)
+    return processes
+
+
+def stop() -> None:
+    """Kills what a test that failed has left running."""
+    while STARTED:
+        process = STARTED.pop()
+        process.kill()
+        process.wait()
 
 
 def output(workdir, number: int):
@@ -52,10 +62,7 @@ def finish(processes: list, seconds: float = 300) -> list[int]:
     try:
         return [p.wait(timeout=seconds) for p in processes]
     finally:
-        for process in processes:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+        stop()
 
 
 def run(workdir, flags: list[str], count: int, devices: int = 1):
