@@ -1,6 +1,7 @@
 """The house: no import runs upward, and some names stay in one room."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,12 @@ def test_no_import_runs_upward(path):
 def test_every_room_is_on_a_floor():
     rooms = {room_of(p) for p in modules()} - {"__init__"}
     assert rooms <= FLOOR.keys()
+
+
+def test_the_tour_names_every_room_on_its_floor():
+    rows = re.findall(r"^\| (\d) \|(.*)\|$", (ROOT / "docs/tour.md").read_text(), re.M)
+    named = {int(n): set(re.findall(r"`(?:mixjax/)?(\w+)", row)) for n, row in rows}
+    assert named == {floor: set(rooms.split()) for floor, rooms in FLOORS.items()}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")))
