@@ -37,7 +37,7 @@ only_dry_run() {  # of a script without other flags
   for flag in "$@"; do
     case $flag in
       --dry_run) dry_run=yes ;;
-      *) die "$flag is no flag of $0; see --help." ;;
+      *) die "$flag is not a flag of $0; see --help." ;;
     esac
   done
 }

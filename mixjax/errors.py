@@ -57,5 +57,5 @@ def check_regex(what: str, text: str) -> None:
         re.compile(text)
     except re.error as error:
         raise UsageError(
-            f"{what}: {text!r} is no regular expression: {error}"
+            f"{what}: {text!r} is not a regular expression: {error}"
         ) from error

@@ -47,9 +47,9 @@ def refused(capsys, monkeypatch, argv) -> str:
 
 
 WRONG = {
-    "config.batchh is no field of the recipe; did you mean 'batch'": {"batchh": 3},
-    "config.data.sorce is no field .* did you mean 'source'": {"data__sorce": "x"},
-    "config.batch.x is no field of the recipe; config.batch has no parts": {
+    "config.batchh is not a field of the recipe; did you mean 'batch'": {"batchh": 3},
+    "config.data.sorce is not a field .* did you mean 'source'": {"data__sorce": "x"},
+    "config.batch.x is not a field of the recipe; config.batch has no parts": {
         "batch__x": 1
     },
     "config.steps=ten: invalid literal for int": {"steps": "ten"},
@@ -98,8 +98,8 @@ def test_wrong_fields(sentence, capsys, monkeypatch, tmp_path):
 
 FLAGS = {
     "--config is missing; try --config=configs/quickstart.py": [],
-    "'extra' is no flag": ["--config=configs/quickstart.py", "extra"],
-    "--workdirr is no flag; did you mean 'workdir'": ["--workdirr=x"],
+    "'extra' is not a flag": ["--config=configs/quickstart.py", "extra"],
+    "--workdirr is not a flag; did you mean 'workdir'": ["--workdirr=x"],
     "--workdir needs a value": ["--config=configs/quickstart.py", "--workdir"],
     "no such file; did you mean .*'configs/quickstart.py'": [
         "--config=configs/quickstrat.py"

@@ -30,7 +30,7 @@ for flag in "$@"; do
     --no_md5) md5='' ;;
     --expect=*) expect=${flag#*=} ;;
     --dry_run) dry_run=yes ;;
-    *) die "$flag is no flag of $0; see --help." ;;
+    *) die "$flag is not a flag of $0; see --help." ;;
   esac
 done
 [ -n "$tars" ] || die "--tars=DIR is missing; it names the folder of the archives."

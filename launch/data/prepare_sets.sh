@@ -19,7 +19,7 @@ for word in "$@"; do
   case $word in
     --to=*) to=$(realpath -m "${word#*=}") ;;
     --dry_run) dry_run=yes ;;
-    -*) die "$word is no flag of $0; see --help." ;;
+    -*) die "$word is not a flag of $0; see --help." ;;
     small) sets+=(cifar10 cifar100 stl10) ;;
     transfer)
       sets+=(

@@ -22,7 +22,7 @@ for flag in "$@"; do
     --lines=*) lines=${flag#*=} ;;
     --follow) follow=(--follow) ;;
     --dry_run) dry_run=yes ;;
-    *) die "$flag is no flag of $0; see --help." ;;
+    *) die "$flag is not a flag of $0; see --help." ;;
   esac
 done
 whole lines "$lines"

@@ -25,7 +25,7 @@ for flag in "$@"; do
     --no_wait) wait='' ;;
     --poll=*) poll=${flag#*=} ;;
     --dry_run) dry_run=yes ;;
-    *) die "$flag is no flag of $0; see --help." ;;
+    *) die "$flag is not a flag of $0; see --help." ;;
   esac
 done
 load_env

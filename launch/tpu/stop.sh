@@ -19,7 +19,7 @@ for flag in "$@"; do
   case $flag in
     --delete) delete=yes ;;
     --dry_run) dry_run=yes ;;
-    *) die "$flag is no flag of $0; see --help." ;;
+    *) die "$flag is not a flag of $0; see --help." ;;
   esac
 done
 load_env

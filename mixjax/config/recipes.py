@@ -29,7 +29,7 @@ def read(argv: list[str], **others: str | None) -> tuple[ConfigDict, dict]:
     for flag, value in pairs(argv, switches):
         if flag != "config" and flag not in others and not flag.startswith("config."):
             near = nearest(flag, ["config", *others])
-            raise UsageError(f"--{flag} is no flag; {near}")
+            raise UsageError(f"--{flag} is not a flag; {near}")
         values[flag] = value
     if "config" not in values:
         raise UsageError("--config is missing; try --config=configs/quickstart.py.")
@@ -72,7 +72,7 @@ def pairs(argv: list[str], switches: Sequence[str] = ()) -> list[tuple[str, str]
     while words:
         word = words.pop(0)
         if not word.startswith("-"):
-            raise UsageError(f"{word!r} is no flag; write --name=value.")
+            raise UsageError(f"{word!r} is not a flag; write --name=value.")
         flag, equals, value = word.lstrip("-").partition("=")
         if not equals and flag in switches:
             value = "1"
@@ -135,7 +135,7 @@ def kind_of(config: ConfigDict, name: str):
             near = f"{here.rpartition('.')[0]} has no parts."
             if isinstance(config, ConfigDict):
                 near = nearest(word, config)
-            raise UsageError(f"{here} is no field of the recipe; {near}")
+            raise UsageError(f"{here} is not a field of the recipe; {near}")
         config, kind = config[word], config.get_type(word)
     return kind
 

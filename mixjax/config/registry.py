@@ -77,7 +77,7 @@ def call(section: str, function: Callable, fields: Mapping, **context):
     known = [k for k in arguments if k not in context]
     for key in fields:
         if key not in known:
-            raise UsageError(f"{section}.{key} is no such field; {nearest(key, known)}")
+            raise UsageError(f"{section}.{key} is not a field; {nearest(key, known)}")
     required = [k for k in known if arguments[k].default is inspect.Parameter.empty]
     check_complete(section, [key for key in required if key not in fields])
     return function(**fields, **{k: v for k, v in context.items() if k in arguments})

@@ -4,8 +4,8 @@ Ren et al., "Faster R-CNN" (2015), on residual networks as detectron2 has it: th
 encoder ends after its third stage, and the fourth is the head of every region. MoCo's
 detection code adds one batch norm after the last block, with nothing behind it.
 
-Rows that hold no region stay out of all batch statistics; their own outputs mean
-nothing. Departures: none.
+Rows without a region are left out of all batch statistics; their own outputs are
+meaningless. Departures: none.
 """
 
 from collections.abc import Callable

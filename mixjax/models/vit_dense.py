@@ -75,7 +75,7 @@ class ViTDense(nn.Module):
     pretrained_grid: Size  # rows and columns of the table of positions
     relative: str  # "none", "decomposed" or "bias"
     window: int  # side of the windows in tokens; 0: every block is global
-    global_blocks: tuple[int, ...]  # those that see all tokens even so, from 0
+    global_blocks: tuple[int, ...]  # blocks that attend to all tokens, from 0
     layer_scale: bool  # scales of the residual branches, which start at 1
     taps: tuple[int, ...]  # the blocks, from 0, whose outputs become `maps`
     remat: str

@@ -96,9 +96,12 @@ def test_call_leaves_out_the_name_that_chose_the_function():
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"width": 8, "widht": 8}, r"part\.widht is no such field.*'width'"),
-        ({"width": 8, "mesh": 1}, r"part\.mesh is no such field; known: depth, width"),
-        ({"width": 8, "parent": 1}, r"part\.parent is no such field"),
+        ({"width": 8, "widht": 8}, r"part\.widht is not a field.*'width'"),
+        (
+            {"width": 8, "mesh": 1},
+            r"part\.mesh is not a field; known: depth, width",
+        ),
+        ({"width": 8, "parent": 1}, r"part\.parent is not a field"),
         ({"depth": 8}, r"part\.width is missing"),
     ],
 )

@@ -430,7 +430,7 @@ def test_views_that_do_not_fit_the_network(folder, changes, says):
         ),
         ({"views": ("flop",)}, r"data\.views\[0\]: no operation 'flop'"),
         ({"eval_view": "flop"}, r"data\.eval_view: no operation 'flop'"),
-        ({"thread": 2}, r"data\.thread is no such field; .*'threads'"),
+        ({"thread": 2}, r"data\.thread is not a field; .*'threads'"),
     ],
 )
 def test_what_is_wrong_is_said_before_any_picture_is_read(folder, changes, says):

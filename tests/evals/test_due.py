@@ -81,7 +81,7 @@ def test_no_drawings(name):
     "change, message",
     [
         ({"name": "picture"}, r"evals\.looks\.name 'picture' .*'pictures'"),
-        ({"counts": 1}, r"evals\.looks\.counts is no such field; .*'count'"),
+        ({"counts": 1}, r"evals\.looks\.counts is not a field; .*'count'"),
     ],
 )
 def test_make_names_what_is_wrong(change, message):

@@ -407,5 +407,5 @@ def test_every_section_fits_its_evaluator():
     for make in (common.health, common.histograms, common.activation, common.embedding):
         section = dict(make(every_epochs=1.0), size=3)
         context = dict.fromkeys(("sets", "method", "mesh", "check", "network"))
-        with pytest.raises(UsageError, match=r"evals\.x\.size is no such field"):
+        with pytest.raises(UsageError, match=r"evals\.x\.size is not a field"):
             evals.make({"x": section}, clock=Clock(9, 9), workdir=None, **context)

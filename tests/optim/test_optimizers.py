@@ -221,8 +221,11 @@ def test_the_first_rule_that_matches_counts(small):
         ({"decay_exempt": ("pos_embed",)}, "rule 'pos_embed' matches no parameter"),
         ({"clip_norm": -1.0}, r"optim\.clip_norm=-1\.0 is negative"),
         ({"name": "adamww"}, r"optim\.name 'adamww' .*'adamw' or 'adam'"),
-        ({"bb2": 0.999}, r"optim\.bb2 is no such field; did you mean 'b2'"),
-        ({"momentum": 0.9}, r"optim\.momentum is no such field; known: b1, b2, eps"),
+        ({"bb2": 0.999}, r"optim\.bb2 is not a field; did you mean 'b2'"),
+        (
+            {"momentum": 0.9},
+            r"optim\.momentum is not a field; known: b1, b2, eps",
+        ),
     ],
 )
 def test_make_names_what_is_wrong(small, change, message):

@@ -201,9 +201,12 @@ def test_make_leaves_the_factor_of_stairs_alone():
         ({"rule": "batch/25"}, r"schedule\.rule 'batch/25' .*'batch/256'"),
         ({"per": "steps"}, r"schedule\.per 'steps' .*'step'"),
         ({"warmup_rule": "one_aheed"}, r"schedule\.warmup_rule .*'one_ahead'"),
-        ({"warmup_epoch": 1}, r"schedule\.warmup_epoch is no .*'warmup_epochs'"),
-        ({"milestones": ()}, r"schedule\.milestones is no such field"),
-        ({"name": "steps"}, r"schedule\.(floor|restart) is no such field"),
+        (
+            {"warmup_epoch": 1},
+            r"schedule\.warmup_epoch is not a field.*'warmup_epochs'",
+        ),
+        ({"milestones": ()}, r"schedule\.milestones is not a field"),
+        ({"name": "steps"}, r"schedule\.(floor|restart) is not a field"),
     ],
 )
 def test_make_names_what_is_wrong(change, message):

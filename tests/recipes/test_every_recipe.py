@@ -84,11 +84,11 @@ def test_length_is_a_variant(name):
 def test_every_field_has_a_reader(name):
     """data and evals take their sections whole: a field too many would be refused."""
     config = recipes.load(str(FOLDER / f"{name}.py"))
-    with pytest.raises(UsageError, match="data.colour is no such field"):
+    with pytest.raises(UsageError, match="data.colour is not a field"):
         data.make({**config.data, "colour": 1}, batch=8, seed=0, mesh=None)
     names = ("sets", "method", "network", "mesh", "check", "workdir", "recipe")
     context = dict.fromkeys(names)
     for section, fields in config.evals.items():
         spoiled = {section: {**fields, "kk": 1}}
-        with pytest.raises(UsageError, match=f"evals.{section}.kk is no such field"):
+        with pytest.raises(UsageError, match=f"evals.{section}.kk is not a field"):
             evals.make(spoiled, clock=schedules.Clock(10, 1), **context)

@@ -383,7 +383,7 @@ def test_fields_of_a_recipes_own_backbone_are_variants():
     assert (encoder.name, encoder.widths) == ("resnet", (8, 8, 16, 16))
     with pytest.raises(UsageError, match="model.encoder.name 'resnt' .* 'resnet'"):
         models.make(load("c10_moco:encoder=resnt").model)
-    with pytest.raises(UsageError, match="model.encoder.wdth is no such field"):
+    with pytest.raises(UsageError, match="model.encoder.wdth is not a field"):
         models.make(load("c10_moco:encoder=vit,encoder.wdth=3").model)
 
 
@@ -401,7 +401,7 @@ def test_a_ratio_may_be_drawn():
         ("mixture=maskmix", r"'maskmix' does not exist; did you mean .*'mixmask'"),
         ("mixture=pairs", r"mixtures\.pairs\.name 'pairs' does not exist"),
         ("mixture=both,mixture.gamma=2", "mixture=both has no fields"),
-        ("mixture=unmix,mixture.gama=2", r"unmix\.gama is no such .* 'gamma'"),
+        ("mixture=unmix,mixture.gama=2", r"unmix\.gama is not a field.* 'gamma'"),
         ("mixture=unmix,unmix.gamma=2", "'unmix.gamma' is unknown; there is "),
         ("mixtures=unmix", "'mixtures' is unknown; there is mixture"),
         ("branches=boht", "branches=boht is unknown; there is both"),

@@ -196,7 +196,7 @@ def check_recipe(words: list[str]) -> None:
         return
     for word in given:
         name = word.partition("=")[0].removeprefix("--config.")
-        assert name in every_field() or name == "FIELD", f"{word} is no field"
+        assert name in every_field() or name == "FIELD", f"{word} is not a field"
 
 
 @pytest.mark.parametrize("page, command", each(commands))

@@ -110,7 +110,7 @@ def test_most_scripts_have_flags():
 
 
 NEEDS_FLAG = [
-    p for p in with_flags() if not re.search("is no flag|only_dry_run", p.read_text())
+    p for p in with_flags() if not re.search("not a flag|only_dry_run", p.read_text())
 ]
 
 
@@ -130,7 +130,7 @@ def test_a_config_must_be_named(path, fake):
 def test_other_flags_are_refused(path, fake):
     done = fake.run(name(path), "--spto")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: --spto is no flag of ")
+    assert done.stderr.startswith("error: --spto is not a flag of ")
     assert not fake.calls()
 
 
