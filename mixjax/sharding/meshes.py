@@ -18,12 +18,15 @@ from mixjax.errors import UsageError, check_name, check_regex
 BATCH = ("data", "fsdp")
 
 
-def make(*, fsdp: int) -> Mesh:
+def make(*, fsdp: int, devices: Sequence | None = None) -> Mesh:
     """All devices as (data, fsdp); UsageError if `fsdp` does not divide their number.
 
     `fsdp` devices share one copy of the sharded parameters; 1 replicates everything.
+    devices: those of the mesh, which need not exist (see chips/); default: all of this
+    run's.
     """
-    count = jax.device_count()
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
     if fsdp < 1 or count % fsdp:
         fits = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
         raise UsageError(
@@ -31,7 +34,8 @@ def make(*, fsdp: int) -> Mesh:
         )
     # Auto must be stated: jax.make_mesh defaults to Explicit, under which many
     # operations on sharded axes do not trace.
-    return jax.make_mesh((count // fsdp, fsdp), BATCH, axis_types=(AxisType.Auto,) * 2)
+    types = (AxisType.Auto,) * 2
+    return jax.make_mesh((count // fsdp, fsdp), BATCH, axis_types=types, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -159,11 +159,7 @@ def count_step_flops(config, run: Assembly) -> float:
     What rematerialisation computes a second time does not count: utilisation measures
     useful work.
     """
-    model = config.model.to_dict()
-    for section in model.values():
-        if isinstance(section, dict) and "remat" in section:
-            section |= {"remat": "none", "scan": False}
-    network = models.make(model)
+    network = models.make(without_remat(config.model))
     method = methods.make(config.method, network, clock=run.clock)
 
     def gradient(variables, batch):
@@ -178,6 +174,16 @@ def count_step_flops(config, run: Assembly) -> float:
         run.example,
     )
     return flops.count(gradient, run.variables, batch)
+
+
+def without_remat(model) -> dict:
+    """The sections of config.model, with nothing computed twice or in a loop."""
+    plain = {"remat": "none", "scan": False}
+    sections = model.to_dict()
+    for section in filter(lambda value: isinstance(value, dict), sections.values()):
+        # Only fields that the section has: not every backbone scans its layers.
+        section |= {name: value for name, value in plain.items() if name in section}
+    return sections
 
 
 def list_tensors(params) -> list[str]:

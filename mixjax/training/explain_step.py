@@ -6,14 +6,15 @@ No array of the state is created, and nothing is written.
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from mixjax import data
 from mixjax.data import sources
-from mixjax.data.source import Source
+from mixjax.data.source import Source, subset
 from mixjax.profiling import collectives, device_memory
 from mixjax.profiling.collectives import Collective
 from mixjax.sharding import meshes
@@ -47,27 +48,56 @@ def explain(config) -> list[str]:
     ]
 
 
-def compile_step(config, source: Source, options: Mapping) -> Step:
-    """Compiles the step that trains on `source`; options: of the compiler."""
-    mesh = meshes.make(fsdp=config.mesh.fsdp)
+def compile_step(config, source: Source, options: Mapping, devices=None) -> Step:
+    """Compiles the step that trains on `source`.
+
+    options: of the compiler. devices: to compile for; default: those of this machine.
+    """
+    mesh = meshes.make(fsdp=config.mesh.fsdp, devices=devices)
     meshes.check_batch(mesh, config.batch, config.accumulate)
-    settings = dict(seed=config.seed, mesh=mesh, opened=(source, None))
-    sets = data.make(config.data, batch=config.batch, **settings)
-    run = assemble(config, mesh, sets)
-    # The dtypes and shapes of a batch come from a real one, as small as the devices
-    # allow: to read config.batch examples would take far longer.
-    small = data.make(config.data, batch=mesh.size, **settings).train
-    with contextlib.closing(small.batches(0, 1)) as batches:
-        shapes = jax.eval_shape(lambda x: x, next(batches))
-    batch = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((config.batch, *x.shape[1:]), x.dtype), shapes
+    here = meshes.make(fsdp=1) if devices is not None else mesh
+    settings = dict(seed=config.seed, mesh=here)
+    sets = data.make(
+        config.data, batch=config.batch, opened=(source, None), **settings
     )
-    step = make_step(run.method, run.optimizer, run.schedule, small.augment, config)
+    run = assemble(config, mesh, sets)
+    inputs = step_inputs(config, source, here)
+    step = make_step(run.method, run.optimizer, run.schedule, inputs.augment, config)
     start = time.monotonic()
-    lowered = jit_step(step, mesh, run.layout).lower(run.layout, batch, small.resident)
+    jitted = jit_step(step, mesh, run.layout)
+    lowered = jitted.lower(run.layout, inputs.batch, inputs.resident)
     compiled = lowered.compile(compiler_options=dict(options))
     seconds = time.monotonic() - start
     return Step(run, compiled.as_text(), compiled.memory_analysis(), seconds)
+
+
+class Inputs(NamedTuple):
+    """What a step takes besides the state: shapes, and the views as a function."""
+
+    batch: dict
+    resident: dict
+    augment: Callable
+
+
+def step_inputs(config, source: Source, mesh) -> Inputs:
+    """The inputs of a step on `source`; mesh: of devices that exist.
+
+    Their dtypes and shapes come from a real batch of a few examples, as many as there
+    are devices: to read config.batch examples would take far longer.
+    """
+    few = subset(source, np.arange(min(mesh.size, source.size)))
+    settings = dict(seed=config.seed, mesh=mesh, opened=(few, None))
+    small = data.make(config.data, batch=mesh.size, **settings).train
+    with contextlib.closing(small.batches(0, 1)) as batches:
+        batch = jax.eval_shape(lambda x: x, next(batches))
+
+    def sized(tree, rows):
+        shape = lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype)
+        return jax.tree.map(shape, tree)
+
+    return Inputs(
+        sized(batch, config.batch), sized(small.resident, source.size), small.augment
+    )
 
 
 class StateBytes(NamedTuple):
