@@ -120,7 +120,9 @@ def moved(module: Module, operation: Operation, around: dict) -> int:
     written = size(operation.shapes)
     if operation.code.endswith("-start"):
         # The result names the operands again, before or after what is written.
-        return max(written, sum(size(around[name].shapes) for name in operation.operands))
+        return max(
+            written, sum(size(around[name].shapes) for name in operation.operands)
+        )
     if operation.code in SLICES:
         return 2 * written
     if operation.code == "dynamic-update-slice":

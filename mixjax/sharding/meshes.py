@@ -35,7 +35,9 @@ def make(*, fsdp: int, devices: Sequence | None = None) -> Mesh:
     # Auto must be stated: jax.make_mesh defaults to Explicit, under which many
     # operations on sharded axes do not trace.
     types = (AxisType.Auto,) * 2
-    return jax.make_mesh((count // fsdp, fsdp), BATCH, axis_types=types, devices=devices)
+    return jax.make_mesh(
+        (count // fsdp, fsdp), BATCH, axis_types=types, devices=devices
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

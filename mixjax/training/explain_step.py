@@ -57,9 +57,7 @@ def compile_step(config, source: Source, options: Mapping, devices=None) -> Step
     meshes.check_batch(mesh, config.batch, config.accumulate)
     here = meshes.make(fsdp=1) if devices is not None else mesh
     settings = dict(seed=config.seed, mesh=here)
-    sets = data.make(
-        config.data, batch=config.batch, opened=(source, None), **settings
-    )
+    sets = data.make(config.data, batch=config.batch, opened=(source, None), **settings)
     run = assemble(config, mesh, sets)
     inputs = step_inputs(config, source, here)
     step = make_step(run.method, run.optimizer, run.schedule, inputs.augment, config)
