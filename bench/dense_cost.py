@@ -59,7 +59,7 @@ def measure(name: str, what: str, fields: dict) -> dict:
 
     from mixjax import data, models
     from mixjax.config import recipes
-    from mixjax.doctor import placeholder_data
+    from mixjax.data import stand_in
     from mixjax.profiling import device_memory
     from mixjax.sharding import meshes
     from mixjax.training import build
@@ -69,7 +69,7 @@ def measure(name: str, what: str, fields: dict) -> dict:
     # Two, for a batch norm of one value knows no spread.
     config.update_from_flattened_dict({**fields, "batch": BATCH})
     mesh = meshes.make(fsdp=1)
-    source = placeholder_data.source(config, models.make(config.model).geometry)
+    source = stand_in.source(config, models.make(config.model).geometry)
     how = dict(batch=BATCH, seed=0, mesh=mesh, opened=(source, source))
     run = build.assemble(config, mesh, data.make(config.data, **how))
     rows = lambda x: jax.ShapeDtypeStruct((BATCH, *x.shape[1:]), x.dtype)

@@ -24,14 +24,14 @@ def measure(path: str, changes: dict[str, str], fsdp: int) -> dict:
     """A row: what each device has of a recipe whose copies are cut into `fsdp`."""
     from mixjax import models
     from mixjax.config import recipes
-    from mixjax.doctor import placeholder_data
+    from mixjax.data import stand_in
     from mixjax.profiling import collectives
     from mixjax.training import explain_step
 
     config = recipes.override(recipes.load(path), changes)
     config.mesh.fsdp = fsdp
     config.data.on_device = False  # of blank pictures there is no end
-    source = placeholder_data.source(config, models.make(config.model).geometry)
+    source = stand_in.source(config, models.make(config.model).geometry)
     step = explain_step.compile_step(config, source, QUICK)
     per_device, total = explain_step.measure_state(step.run)
     sent = sum(c.bytes for c in collectives.parse(step.code))

@@ -8,6 +8,8 @@ and does nothing once the run is complete.
   --workdir=DIR          the folder of the run; default: runs/<name of the recipe>
   --explain              prints how the state is laid out over the devices and what a
                          step sends between them, without training
+  --explain --for=CHIPS  the same for chips that need not be there, such as v5e:4x8 or
+                         h200:8, and what a step costs on them; see mixjax.doctor
   --devices=N            refuses to start unless there are N devices in total
 
 Several processes are detected automatically under Slurm, Open MPI and on Cloud TPUs.
@@ -25,7 +27,7 @@ from pathlib import Path
 from mixjax import errors
 from mixjax.runtime import cli
 
-FLAGS = ("workdir", "coordinator", "processes", "process", "devices")
+FLAGS = ("workdir", "for", "coordinator", "processes", "process", "devices")
 
 
 def run(argv: list[str]) -> int:
@@ -41,6 +43,8 @@ def work(argv: list[str]) -> int:
     stop = signals.Interrupt().install()
     config, flags = recipes.read(argv, explain="", **dict.fromkeys(FLAGS))
     recipe = Path(flags["config"].partition(":")[0]).stem
+    if flags["for"]:
+        return explain_for(config, flags)
     cpu_settings.tune()
     processes.join(flags, config.watchdog.peer_seconds)
     stop.join()
@@ -71,6 +75,26 @@ def work(argv: list[str]) -> int:
                 raise errors.LostPeer(str(error).splitlines()[0]) from error
             raise
         return errors.DONE
+
+
+def explain_for(config, flags: dict) -> int:
+    """Explains the step on the chips that --for names; returns the exit code."""
+    if not flags["explain"]:
+        raise errors.UsageError("--for needs --explain: nothing is trained on them.")
+    import logging
+
+    from mixjax.chips import environment
+
+    logging.getLogger("absl").setLevel(
+        logging.ERROR
+    )  # no notes on data that is missing
+    environment.prepare()  # before anything imports jax
+    from mixjax.chips import targets
+    from mixjax.training import plan_report
+
+    for target in targets.read(flags["for"]):
+        print("\n".join(plan_report.explain_for(config, target)), flush=True)
+    return errors.DONE
 
 
 if __name__ == "__main__":

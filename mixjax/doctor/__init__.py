@@ -3,5 +3,5 @@
 versions   packages that do not fit together       devices   the number to simulate
 pictures   the data, its files, and the views      parts     the components of a run
 space      memory of the devices, disk space       diagnosis all of these in turn
-findings   the facts and problems they report      placeholder_data   blank pictures
+findings   the facts and problems they report      other_chips   --for
 """

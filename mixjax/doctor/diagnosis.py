@@ -1,18 +1,29 @@
 """All checks of a recipe in turn; a check that fails does not stop the next ones."""
 
+from collections.abc import Sequence
+
 from mixjax import data, methods, models
+from mixjax.chips.targets import Target
+from mixjax.data import stand_in
 from mixjax.data.reader import Reader
 from mixjax.data.views import parse
-from mixjax.doctor import parts, pictures, placeholder_data, space
+from mixjax.doctor import other_chips, parts, pictures, space
 from mixjax.doctor.findings import Findings
 from mixjax.training import build
 
 
-def diagnose(findings: Findings, config, workdir: str, most: int | None) -> None:
+def diagnose(
+    findings: Findings,
+    config,
+    workdir: str,
+    most: int | None,
+    targets: Sequence[Target] = (),
+) -> None:
     """Adds to `findings` the facts and problems of the run that `config` describes.
 
     workdir: the run's folder. most: the number of files of each split to decode, see
-    pictures.scan. Compiles nothing and leaves no new folder behind.
+    pictures.scan. targets: chips to compile the step for; without them, nothing is
+    compiled. Leaves no new folder behind.
     """
     mesh = parts.make_mesh(findings, config)
     opened = pictures.open_splits(findings, config.data)
@@ -24,6 +35,11 @@ def diagnose(findings: Findings, config, workdir: str, most: int | None) -> None
         parts.with_batches_that_fit(findings, config, mesh, None)
     else:
         check_run(findings, config, workdir, mesh, opened, network)
+        for target in targets:
+            source = stand_in.compiling_source(config, opened.train, network.geometry)
+            if opened.train is None:
+                findings.fact("data", f"{source.size} pictures are assumed")
+            other_chips.check(findings, config, source, target)
     space.workdir(findings, config, workdir)
 
 
@@ -32,7 +48,7 @@ def check_run(findings: Findings, config, workdir: str, mesh, opened, network) -
     parts.describe(findings, config, network)
     method = findings.attempt(methods.make, config.method, network, clock=parts.ANY)
     safe = parts.with_batches_that_fit(findings, config, mesh, method)
-    blank = placeholder_data.source(config, network.geometry)
+    blank = stand_in.source(config, network.geometry)
     source = opened.train or blank
     fits = pictures.fit(findings, config, source, network.geometry, mesh)
     findings.attempt(build.check_classes, config.model, source)

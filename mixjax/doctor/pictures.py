@@ -8,10 +8,9 @@ import grain
 import numpy as np
 
 from mixjax import data
-from mixjax.data import decode, sources, splits
+from mixjax.data import decode, sources, splits, stand_in
 from mixjax.data.source import MissingSplit, Source
 from mixjax.data.views import parse
-from mixjax.doctor import placeholder_data
 from mixjax.doctor.findings import Findings
 from mixjax.errors import UsageError
 from mixjax.state import Geometry
@@ -31,7 +30,7 @@ def how_many(text: str) -> int | None:
     """The value of --scan as a number of files; None: as many as SECONDS allow."""
     if text in ("few", "all"):
         # More than any data set has, since scan() takes the smaller of the two.
-        return {"few": None, "all": placeholder_data.SIZE**2}[text]
+        return {"few": None, "all": stand_in.SIZE**2}[text]
     if not text.isdigit():
         raise UsageError(f"--scan={text} is neither a number of files nor 'all'.")
     return int(text)

@@ -12,11 +12,11 @@ from mixjax.profiling import device_memory
 from mixjax.run.checkpoints import FOLDER, damage
 from mixjax.run.workdir import Workdir
 
-TRACING = 8.0  # seconds that the estimate of activations may take
+TRACING = 8.0  # seconds that tracing a loss may take
 
 
 def on_devices(findings: Findings, config, run, pictures: int) -> None:
-    """Reports the memory used on each device; pictures: bytes of data kept there."""
+    """Reports what a run keeps on each device; pictures: bytes of data kept there."""
     layout = run.layout
     others = layout.stats, layout.teacher, layout.memory
     parts = {
@@ -25,26 +25,24 @@ def on_devices(findings: Findings, config, run, pictures: int) -> None:
         "teacher, statistics, memory": device_memory.on_one_device(others),
         "pictures": pictures,
     }
-    # With accumulation, only one part's activations are alive at a time.
+    sizes = [f"{name} {device_memory.text(n)}" for name, n in parts.items() if n]
+    total = device_memory.text(sum(parts.values()))
+    findings.fact("device", f"{', '.join(sizes)}; {total} in total")
+    # What a step adds depends on what the compiler fuses and recomputes: there is no
+    # estimate without it.
+    findings.fact("device", "(a step adds activations: --for=CHIPS compiles it to see)")
+    findings.attempt(trace_loss, config, run)
+
+
+def trace_loss(config, run) -> None:
+    """Traces the loss, without its gradient, to see whether that raises an error."""
     size = config.batch // config.accumulate
     batch = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), run.example
     )
-
-    def estimate():
-        with contextlib.suppress(TimeoutError), at_most(TRACING):
-            return device_memory.kept(run.method.loss, layout, batch)
-
-    kept = findings.attempt(estimate)
-    if kept is not None:
-        parts["activations"] = kept.examples / run.mesh.size + kept.copies
-    sizes = [f"{name} {device_memory.text(n)}" for name, n in parts.items() if n]
-    total = device_memory.text(sum(parts.values()))
-    findings.fact("device", f"{', '.join(sizes)}; {total} in total")
-    note = "(activations: what the backward pass keeps, estimated without fusion)"
-    if kept is None:
-        note = f"(activations: not estimated within {TRACING:g} s)"
-    findings.fact("device", note)
+    with contextlib.suppress(TimeoutError), at_most(TRACING):
+        key = jax.random.key(0)
+        jax.eval_shape(run.method.loss, run.layout.params, run.layout, batch, key)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import re
 from typing import NamedTuple
 
 from mixjax.profiling import hlo
+from mixjax.profiling.collectives import KINDS
 from mixjax.profiling.hlo import Module, Operation
 
 CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
@@ -45,6 +46,7 @@ class Cost(NamedTuple):
     cycles: int
     bytes: int
     flops: float
+    float32: bool  # whether its products multiply float32 numbers
     kind: str  # "product", "copy", "sort", "collective", "custom kernel" or "other"
     stack: list[tuple[str, str, int]]  # (file, function, line), the innermost first
 
@@ -66,6 +68,7 @@ def costs(module: Module) -> list[Cost]:
             cycles=times * cycles(operation),
             bytes=times * moved(module, operation, around),
             flops=times * flops(module, operation, around),
+            float32=multiplies_float32(module, operation, around),
             kind=kind(module, operation),
             stack=module.frames.get(hlo.frame_of(operation), []),
         )
@@ -82,7 +85,7 @@ def cycles(operation: Operation) -> int:
 def kind(module: Module, operation: Operation) -> str:
     """What an operation mainly is; see Cost."""
     codes = {operation.code} | {part.code for part, _ in module.within(operation)}
-    if any(code.startswith(COLLECTIVES) for code in codes):
+    if any(code.removesuffix("-start") in KINDS for code in codes):
         return "collective"
     target = custom_target(operation)
     if codes & PRODUCTS or "gemm" in target or "cudnn" in target:
@@ -93,16 +96,6 @@ def kind(module: Module, operation: Operation) -> str:
         return "custom kernel"
     arithmetic = codes - MOVES - FREE - {"fusion", "copy-done"}
     return "other" if arithmetic or not codes & MOVES else "copy"
-
-
-COLLECTIVES = (
-    "all-gather",
-    "all-reduce",
-    "all-to-all",
-    "collective-",
-    "ragged-all-to-all",
-    "reduce-scatter",
-)
 
 
 def custom_target(operation: Operation) -> str:
@@ -176,6 +169,17 @@ def flops(module: Module, operation: Operation, around: dict) -> float:
         return 0.0  # what they run is counted on its own
     total = product(operation, around)
     return total + sum(product(part, inner) for part, inner in module.within(operation))
+
+
+def multiplies_float32(module: Module, operation: Operation, around: dict) -> bool:
+    """Whether an operand of any product in an operation is float32."""
+    parts = [(operation, around), *module.within(operation)]
+    return any(
+        around[name].shapes[0].kind == "f32"
+        for part, around in parts
+        if part.code in PRODUCTS or "__cu" in custom_target(part)
+        for name in part.operands[:2]
+    )
 
 
 def product(operation: Operation, around: dict) -> float:

@@ -14,6 +14,7 @@ from jax.interpreters import partial_eval
 # Dense bfloat16 operations per second, from the vendors' data sheets, by device_kind.
 # jax shows a TPU v3 or TPU7x chip as two devices; these are the values of half a chip.
 PEAKS = {
+    "NVIDIA B200": 2250e12,
     "NVIDIA H200": 989e12,
     "NVIDIA H200 NVL": 835e12,
     "NVIDIA H100 80GB HBM3": 989e12,

@@ -154,6 +154,18 @@ def read_shapes(text: str) -> tuple[Shape, ...]:
     )
 
 
+def elements(tuple_text: str) -> list[str]:
+    """ "(a, (b, c{1,0}))" -> ["a", "(b, c{1,0})"]."""
+    parts, depth = [""], 0
+    for letter in tuple_text.strip()[1:-1]:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]
+
+
 def bits(kind: str) -> int:
     """The bits of one element of an HLO type: 16 for bf16, 8 for f8e4m3 and pred."""
     number = re.search(r"\d+", kind)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mixjax.errors import UsageError, check_name, check_regex
@@ -35,9 +36,19 @@ def make(*, fsdp: int, devices: Sequence | None = None) -> Mesh:
     # Auto must be stated: jax.make_mesh defaults to Explicit, under which many
     # operations on sharded axes do not trace.
     types = (AxisType.Auto,) * 2
-    return jax.make_mesh(
-        (count // fsdp, fsdp), BATCH, axis_types=types, devices=devices
-    )
+    slices = len({getattr(device, "slice_index", None) for device in devices})
+    if slices == 1:
+        shape = count // fsdp, fsdp
+        return jax.make_mesh(shape, BATCH, axis_types=types, devices=devices)
+    # Slices of TPUs are connected by a slower network: only `data` crosses it.
+    if count // slices % fsdp:
+        raise UsageError(
+            f"mesh.fsdp={fsdp} does not divide the {count // slices} devices of each "
+            f"of {slices} slices."
+        )
+    within, across = (count // slices // fsdp, fsdp), (slices, 1)
+    places = mesh_utils.create_hybrid_device_mesh(within, across, devices)
+    return Mesh(places, BATCH, axis_types=types)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -178,11 +178,11 @@ def count_step_flops(config, run: Assembly) -> float:
 
 def without_remat(model) -> dict:
     """The sections of config.model, with nothing computed twice or in a loop."""
-    plain = {"remat": "none", "scan": False}
     sections = model.to_dict()
     for section in filter(lambda value: isinstance(value, dict), sections.values()):
         # Only fields that the section has: not every backbone scans its layers.
-        section |= {name: value for name, value in plain.items() if name in section}
+        for field in section.keys() & {"remat", "scan"}:
+            section[field] = "none" if isinstance(section[field], str) else False
     return sections
 
 

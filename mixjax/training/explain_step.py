@@ -37,7 +37,11 @@ def explain(config) -> list[str]:
     """Lines that explain the step of config's run; UsageError as for training."""
     fields = config.data
     source = sources.open_source(fields.source, fields.split, fields.directory)
-    step = compile_step(config, source, {})
+    return describe_step(compile_step(config, source, {}))
+
+
+def describe_step(step: Step) -> list[str]:
+    """Lines on the layout of the state, on memory, and on communication."""
     return [
         f"devices: {meshes.describe(step.run.mesh)}",
         *describe_layout(step.run),
@@ -53,6 +57,17 @@ def compile_step(config, source: Source, options: Mapping, devices=None) -> Step
 
     options: of the compiler. devices: to compile for; default: those of this machine.
     """
+    start = time.monotonic()
+    run, lowered = lower_step(config, source, devices)
+    compiled = lowered.compile(compiler_options=dict(options))
+    seconds = time.monotonic() - start
+    return Step(run, compiled.as_text(), compiled.memory_analysis(), seconds)
+
+
+def lower_step(
+    config, source: Source, devices=None
+) -> tuple[Assembly, jax.stages.Lowered]:
+    """(the run, its step as the compiler gets it); arguments as of compile_step."""
     mesh = meshes.make(fsdp=config.mesh.fsdp, devices=devices)
     meshes.check_batch(mesh, config.batch, config.accumulate)
     here = meshes.make(fsdp=1) if devices is not None else mesh
@@ -61,12 +76,8 @@ def compile_step(config, source: Source, options: Mapping, devices=None) -> Step
     run = assemble(config, mesh, sets)
     inputs = step_inputs(config, source, here)
     step = make_step(run.method, run.optimizer, run.schedule, inputs.augment, config)
-    start = time.monotonic()
     jitted = jit_step(step, mesh, run.layout)
-    lowered = jitted.lower(run.layout, inputs.batch, inputs.resident)
-    compiled = lowered.compile(compiler_options=dict(options))
-    seconds = time.monotonic() - start
-    return Step(run, compiled.as_text(), compiled.memory_analysis(), seconds)
+    return run, jitted.lower(run.layout, inputs.batch, inputs.resident)
 
 
 class Inputs(NamedTuple):

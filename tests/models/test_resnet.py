@@ -416,7 +416,9 @@ def test_wrong_norms():
     with pytest.raises(UsageError, match=r"model\.norm is missing"):
         shapes(models.make(parts), images())
     wrong = {**common.norm(1), "moment": 0.9}
-    with pytest.raises(UsageError, match=r"model\.norm\.moment is not a field.*'momentum'"):
+    with pytest.raises(
+        UsageError, match=r"model\.norm\.moment is not a field.*'momentum'"
+    ):
         models.make(parts | {"norm": wrong})
     net = network(least(), groups=3)
     with pytest.raises(

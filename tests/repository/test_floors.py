@@ -12,7 +12,7 @@ PACKAGE = ROOT / "mixjax"
 FLOORS = {
     0: "errors state",
     1: "config dense profiling sharding",
-    2: "data detection mixtures models objectives optim runtime",
+    2: "chips data detection mixtures models objectives optim runtime",
     3: "evals methods run",
     4: "export paper_tables report",
     5: "training",

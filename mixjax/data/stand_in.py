@@ -11,6 +11,42 @@ from mixjax.data.source import Source
 from mixjax.state import Geometry
 
 SIZE = 10**7  # more than any batch
+IMAGENET = 1281167
+# Examples of the splits that recipes train on, by data.source and data.split.
+SIZES = {
+    ("ade20k:ADEChallengeData2016", "train"): 20210,
+    ("coco:coco", "train2017"): 117266,  # those with annotations
+    ("folder:tiny-imagenet-200", "train"): 100000,
+    ("npz:cifar10.npz", "train"): 50000,
+    ("tfds:cifar10", "train"): 50000,
+    ("tfds:cifar10", "train | balanced(0.1, seed=0)"): 5000,
+    ("tfds:cifar100", "train"): 50000,
+    ("tfds:imagenet2012", "train"): IMAGENET,
+    ("tfds:imagenet2012_subset/1pct", "train"): 12811,
+    ("tfds:oxford_iiit_pet", "train | part(.8, seed=0)"): 2944,
+    ("tfds:stl10", "train+unlabelled"): 105000,
+    ("voc_objects:VOCdevkit", "trainval2007+trainval2012"): 16551,
+}
+
+
+def compiling_source(config, train: Source | None, geometry: Geometry) -> Source:
+    """`train` itself, or blank pictures in its place, as many as the set has.
+
+    To compile a step, no picture is needed, but the number of them is: a set kept on
+    the devices takes memory. For a set of unknown size, ImageNet's is assumed.
+    """
+    if train is not None:
+        return train
+    size = usual_size(config.data) or IMAGENET
+    return source(config, geometry)._replace(size=size)
+
+
+def usual_size(fields) -> int | None:
+    """Examples that the training split of a public set has; None for another set.
+
+    fields: config.data.
+    """
+    return SIZES.get((fields.source, fields.split))
 
 
 def source(config, geometry: Geometry) -> Source:
