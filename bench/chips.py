@@ -46,6 +46,18 @@ def names() -> list[str]:
     return sorted(p.stem for p in files if p.stem not in recipes.NO_RECIPES)
 
 
+def load(recipe: str):
+    """The config of a row, such as "c10_moco:mixture=unmix" or "mae_vith+batch=2048"."""
+    from mixjax.config import recipes
+
+    recipe, *fields = recipe.split("+")
+    name, colon, variant = recipe.partition(":")
+    path = str(record.ROOT / "configs" / f"{name}.py") + colon + variant
+    pairs = (field.split("=", 1) for field in fields)
+    changes = {f"config.{name}": value for name, value in pairs}
+    return recipes.override(recipes.load(path), changes)
+
+
 def count_chips(config) -> int:
     """The number of TPU chips that a recipe is compiled for."""
     if config.batch % 32 == 0 and config.batch >= 512 and not config.data.on_device:
@@ -63,12 +75,11 @@ def measure(recipe: str, chip: str, known: dict[str, dict]) -> dict:
     environment.prepare()  # before jax is imported
     from mixjax import models
     from mixjax.chips import targets
-    from mixjax.config import recipes
     from mixjax.data import stand_in
     from mixjax.errors import UsageError
     from mixjax.training import explain_step, plan_step
 
-    config = recipes.load(str(record.ROOT / "configs" / f"{recipe}.py"))
+    config = load(recipe)
     target = targets.read_one(TOPOLOGIES[chip][count_chips(config)])
     geometry = models.make(config.model).geometry
     source = stand_in.compiling_source(config, None, geometry)
@@ -227,7 +238,10 @@ def tables(rows: list[dict]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
-        "--only", default="", help="recipes that begin with one of these"
+        "--only",
+        default="",
+        help="recipes that begin with one of these, or variants of them, such as "
+        "c10_moco:mixture=unmix and mae_vith+mesh.fsdp=8",
     )
     parser.add_argument("--chips", default=",".join(TOPOLOGIES), help="kinds")
     parser.add_argument("--again", action="store_true", help="rows that are there, too")
@@ -246,7 +260,9 @@ def main() -> int:
     if unknown := [chip for chip in chips if chip not in TOPOLOGIES]:
         parser.error(f"--chips={unknown[0]}: there are {', '.join(TOPOLOGIES)}")
     starts = tuple(options.only.split(","))
-    wanted = [(name, c) for c in chips for name in names() if name.startswith(starts)]
+    recipes = [name for name in names() if name.startswith(starts)]
+    recipes += [start for start in starts if ":" in start or "+" in start]
+    wanted = [(name, chip) for chip in chips for name in recipes]
     if not wanted:
         parser.error(f"--only={options.only}: no recipe begins with that")
     if options.check:
